@@ -1,0 +1,49 @@
+# The two commands that matter: `make demo` shows pyproxy at work, `make test` runs every test.
+# Each sets up all it needs, in .venv and (as root on Debian, for the tests) with apt-get.
+
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check format bench lock system-packages clean
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: .venv/.installed ## the virtual environment: pyproxy and the test tools, from the lock
+
+.venv/.installed: deploy/requirements-dev.lock pyproject.toml deploy/venv.sh
+	PYTHON=$(PYTHON) deploy/venv.sh .venv
+	@touch $@
+
+demo: venv ## three backends, two Services, one killed endpoint: no cluster, no root
+	@$(BIN)/pyproxy demo
+
+test: venv system-packages ## every test, with branch coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --fail-under=90
+	$(BIN)/coverage report --fail-under=100 --include='pyproxy/core/*,pyproxy/model/*'
+
+check: venv ## format, lint, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: venv ## format the code and mend what can be mended by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: venv ## figures and ratios; asserts nothing
+	$(BIN)/python -m tests.bench
+
+lock: venv ## resolve the dependencies of pyproject.toml anew
+	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 pyproject.toml -o deploy/requirements.lock
+	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 pyproject.toml --group dev -o deploy/requirements-dev.lock
+
+system-packages:
+	@deploy/system-packages.sh
+
+clean: ## remove what the other targets made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*

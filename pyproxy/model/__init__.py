@@ -1,0 +1,1 @@
+"""Immutable values in the words of the Kubernetes API. They decide nothing and know no source."""

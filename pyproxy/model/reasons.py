@@ -1,0 +1,33 @@
+"""The closed vocabularies: why a connection ended, how a connect attempt went.
+
+Used as they are by metrics, logs and `explain`. Adding a word is a change that users see.
+"""
+
+from typing import Literal
+
+CloseReason = Literal[
+    "finished",  # both directions ended in order
+    "client_reset",  # the client reset the connection, or its host vanished
+    "endpoint_reset",  # the endpoint did
+    "client_gone",  # the client went away before an endpoint was connected
+    "no_endpoint",  # refused: nothing usable behind the Service for this client
+    "not_allowed",  # refused: the source ranges leave this client out
+    "connect_failed",  # refused: no endpoint could be connected within the deadline
+    "drained",  # cut at the end of the drain time, when pyproxy stopped
+    "error",  # a fault of pyproxy itself; the log has it
+]
+
+ConnectResult = Literal[
+    "ok",
+    "refused",  # the endpoint's host answered that nothing listens there
+    "timeout",  # no answer within the attempt's time
+    "unreachable",  # no route, or an ICMP error on the way
+    "error",  # this host could not try: no descriptor, no port, no permission
+]
+
+FlowEnd = Literal[
+    "idle",  # no datagram for the idle time-out
+    "evicted",  # the flow table was full, and this flow the longest idle
+    "drained",  # pyproxy stopped
+    "service_gone",  # nothing serves this address any more
+]
