@@ -10,7 +10,7 @@ class PyproxyError(Exception):
 
 
 class ConfigError(PyproxyError):
-    """A command line, a file of settings or a manifest that cannot be used: mend it and start again.
+    """A command line, a settings file or a manifest that cannot be used: mend it and start again.
 
     `faults` holds every fault found, so that one run reports them all.
     """
@@ -31,11 +31,13 @@ class ApiError(PyproxyError):
     retry_after_s: seconds the server asked to wait, or None.
     """
 
-    def __init__(self, message: str, *, status: int = 0, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int = 0, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
 
 
-class ResourceVersionExpired(ApiError):
+class ResourceVersionExpired(ApiError):  # noqa: N818  what the API calls it
     """The watch position is too old (410 Gone): list again. The state is kept until then."""

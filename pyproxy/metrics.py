@@ -77,7 +77,7 @@ class Metrics(Collector):
         return counters
 
     def forget(self, name: "ServicePortName") -> None:
-        """Drop a Service port's series. Whoever still holds its counters may go on adding to them."""
+        """Drop a Service port's series. Whoever holds its counters may go on adding to them."""
         self._service_ports.pop(name, None)
 
     def service_ports(self) -> Iterator[tuple["ServicePortName", ServicePortCounters]]:

@@ -1,1 +1,1 @@
-"""Decisions: values in, values out. No I/O, no clock, no randomness, no logging; all are arguments."""
+"""Decisions: values in, values out. No I/O and no logging; time and randomness are arguments."""

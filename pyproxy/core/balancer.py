@@ -3,7 +3,7 @@
 Owns the affinity records of its process. Randomness and time are arguments.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
 
 from pyproxy.core.affinity import AffinityTable, EndpointKey
 from pyproxy.model.endpoint import Endpoint
@@ -23,7 +23,7 @@ class Balancer:
         endpoints: tuple[Endpoint, ...],
         client: str,
         now_s: float,
-        tried: Container[EndpointKey] = (),
+        tried: Collection[EndpointKey] = (),
     ) -> Endpoint | None:
         """Return the endpoint for a new connection of `client`, or None when all were tried.
 
@@ -37,18 +37,21 @@ class Balancer:
             return None
         if backend.affinity_seconds is None:
             return endpoints[int(self._random() * len(endpoints))]
-        endpoint = self._affinity.find(backend.name, client, endpoints, now_s)
+        endpoint = self._affinity.find(backend, client, endpoints, now_s)
         if endpoint is None:
             endpoint = endpoints[int(self._random() * len(endpoints))]
-        self._affinity.record(backend.name, client, endpoint, now_s, backend.affinity_seconds)
+        self._affinity.record(backend, client, endpoint, now_s, backend.affinity_seconds)
         return endpoint
 
     def failed(self, backend: Backend, client: str, endpoint: Endpoint) -> None:
         """Note that the endpoint could not be connected, so that the client is pinned elsewhere."""
         if backend.affinity_seconds is not None:
-            self._affinity.forget(backend.name, client, endpoint)
+            self._affinity.forget(backend, client, endpoint)
 
     def updated(self, backend: Backend) -> None:
         """Forget the pins to endpoints that this new state of a Service port does not reach."""
-        reachable = {(e.address, e.port) for e in (*backend.cluster, *backend.local)}
-        self._affinity.keep_only(backend.name, frozenset(reachable))
+        self._affinity.keep_only(backend)
+
+    def removed(self, backend: Backend) -> None:
+        """Forget all pins of a Service port that is gone."""
+        self._affinity.remove(backend.name, backend.family)

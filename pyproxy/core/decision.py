@@ -1,4 +1,4 @@
-"""What happens to a new connection: forwarded to which endpoints, rejected, dropped; from which source.
+"""What happens to a new connection: forwarded to which endpoints, rejected or dropped; as whom.
 
 The one place for these rules: the forwarder asks it for every connection and `explain` for every
 question. kube-proxy v1.36 spreads them over the chains of nftables/proxier.go; where its backends

@@ -36,7 +36,7 @@ class SliceEndpoint(msgspec.Struct, frozen=True):
 class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True):
     """A slice of a Service's endpoints, of one address family.
 
-    service_name: the label kubernetes.io/service-name, "" when it is missing (such a slice feeds nothing).
+    service_name: the label kubernetes.io/service-name; "" when missing, and then it feeds nothing.
     headless: whether the slice controller marked it as of a headless Service (1.3).
     last_change: the annotation endpoints.kubernetes.io/last-change-trigger-time, or "".
     """
@@ -60,8 +60,8 @@ class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True):
 class Endpoint(msgspec.Struct, frozen=True):
     """Where a connection can go: one address and port, with its conditions.
 
-    `ready`, `serving` and `terminating` mean what the EndpointSlice API says. `is_local`: it runs on
-    this node (2.10).
+    `ready`, `serving` and `terminating` mean what the EndpointSlice API says. `is_local`: it runs
+    on this node (2.10).
     """
 
     address: str

@@ -1,8 +1,8 @@
-"""What a source can say: an object is there (new or changed), an object is gone, this is all there is.
+"""What a source can say: an object is there, an object is gone, this is all there is.
 
-A source sends `Listed` first, once for each resource, and again whenever it had to list anew; what is
-not in it is gone. Between lists it sends `Applied` and `Deleted`. Values are compared by the store, so
-that saying the same thing twice changes nothing.
+A source sends `Listed` first, once for each resource, and again whenever it had to list anew; what
+is not in it is gone. Between lists it sends `Applied` and `Deleted`. The store compares values, so
+saying the same thing twice changes nothing.
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""The VIP table: which address:port is served, and by which endpoints. Values only; it never changes.
+"""The VIP table: which address:port is served, and by which endpoints. A table never changes.
 
 A change makes a new table that shares everything it did not touch.
 """
