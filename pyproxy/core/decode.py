@@ -2,7 +2,7 @@
 
 Raises DecodeError, and nothing else, for an object of the wrong shape: whoever reads drops that
 one object. A fault in one element (a port, an address, a range) costs that element only; it is told
-in the value's `problems`. Decoding reads as leniently as kube-proxy does (PARITY 1.7, 1.14, 2.1 to 2.9).
+in the value's `problems`. Reads as leniently as kube-proxy (PARITY 1.7, 1.14, 2.1 to 2.9).
 """
 
 from collections.abc import Callable

@@ -1,0 +1,59 @@
+"""Merging the EndpointSlices of a Service into the endpoints of one of its ports.
+
+The rules are those of kube-proxy v1.36 `endpointslicecache.go` (PARITY section 2), made independent
+of the order in which slices arrive: slices are taken by name, where kube-proxy walks a Go map.
+"""
+
+from collections.abc import Iterable
+
+from pyproxy.model.addresses import Family, join_host_port
+from pyproxy.model.endpoint import Endpoint, EndpointSlice
+from pyproxy.model.service import ServicePort
+
+
+def merge(
+    slices: Iterable[EndpointSlice], port: ServicePort, family: Family, node_name: str
+) -> tuple[Endpoint, ...]:
+    """Return the endpoints of a Service port in one family, sorted by the text "address:port".
+
+    slices: all of the Service's, in the order of their names. A slice port feeds the Service port
+    of the same name and protocol (2.8). The targetPort of the Service is never looked at (1.10).
+    """
+    merged: dict[str, Endpoint] = {}
+    for endpoint_slice in slices:
+        if endpoint_slice.address_type != family:
+            continue
+        for number in _port_numbers(endpoint_slice, port):
+            _add(merged, endpoint_slice, number, node_name)
+    return tuple(merged[text] for text in sorted(merged))
+
+
+def _port_numbers(endpoint_slice: EndpointSlice, port: ServicePort) -> Iterable[int]:
+    return [
+        candidate.port
+        for candidate in endpoint_slice.ports
+        if candidate.name == port.name and candidate.protocol == port.protocol
+    ]
+
+
+def _add(
+    merged: dict[str, Endpoint], endpoint_slice: EndpointSlice, number: int, node_name: str
+) -> None:
+    for found in endpoint_slice.endpoints:
+        text = join_host_port(found.address, number)
+        # While a pod moves between slices it stands in two of them. A terminating entry must not
+        # hide one that is not; otherwise the later one wins (2.4).
+        if found.terminating and text in merged:
+            continue
+        merged[text] = Endpoint(
+            found.address,
+            number,
+            found.ready,
+            found.serving,
+            found.terminating,
+            bool(node_name) and found.node_name == node_name,  # 2.10
+            found.zones,
+            found.nodes,
+            found.pod,
+            found.node_name,
+        )

@@ -1,0 +1,294 @@
+"""The one mutable state: every object that was heard of, and the frontends that follow from them.
+
+`apply` takes an event and returns what changed in the table. It recomputes the Services that the
+event touches and shares all else, so that its cost does not grow with the cluster. `table` returns
+the whole as a value that never changes. The store decides nothing itself: the rules stand in
+selection, slices, topology and frontends.
+
+Invariant: the table depends on the objects alone, never on the order in which they came.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from pyproxy.config import ProxyConfig
+from pyproxy.core import nodeview
+from pyproxy.core.claims import Claims
+from pyproxy.core.frontends import backends_of, frontends_of
+from pyproxy.core.notes import contest_notes, notes_of
+from pyproxy.core.selection import feeds_endpoints, why_not_proxied
+from pyproxy.model.addresses import Cidr, Family
+from pyproxy.model.endpoint import EndpointSlice
+from pyproxy.model.events import (
+    RESOURCES,
+    Applied,
+    Deleted,
+    Event,
+    Listed,
+    Object,
+    ObjectKey,
+    Resource,
+    ServiceCidr,
+    key_of,
+)
+from pyproxy.model.node import Node
+from pyproxy.model.service import Service, ServiceName, ServicePortName
+from pyproxy.model.table import Backend, Frontend, FrontendKey, VipTable
+
+# A ClusterIP is given out by the control plane, and so is a load-balancer IP; anybody who may write
+# a Service can claim an external IP, and must not take an address over by that (CVE-2020-8554).
+_KIND_RANK = {"ClusterIP": 0, "LoadBalancer": 1, "ExternalIP": 2, "NodePort": 3}
+
+_Rank = tuple[int, str, str, str, str]
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What an event changed: frontends that are new or different, or None where they are gone.
+
+    is_visible: whether the table differs at all (also by ClusterIPs, ServiceCIDRs, the node).
+    notes: what a person should know of the objects, one line each, said once.
+    """
+
+    frontends: Mapping[FrontendKey, Frontend | None]
+    is_visible: bool
+    notes: tuple[str, ...] = ()
+
+
+class _Served(msgspec.Struct):
+    """What the last computation of one Service gave, to compare the next one with."""
+
+    service: Service
+    backends: dict[tuple[ServicePortName, Family], Backend]
+    claims: dict[tuple[FrontendKey, _Rank], Frontend]
+
+
+class Store:
+    """Holds the objects and the claims on addresses. Used by one thread."""
+
+    def __init__(self, config: ProxyConfig, local_addresses: frozenset[str] = frozenset()) -> None:
+        self._config = config
+        self._local_addresses = local_addresses
+        self._objects: dict[Resource, dict[ObjectKey, Object]] = {r: {} for r in RESOURCES}
+        self._listed: set[Resource] = set()
+        self._slices: dict[ServiceName, dict[str, EndpointSlice]] = {}
+        self._served: dict[ServiceName, _Served] = {}
+        self._frontends: Claims[FrontendKey, Frontend] = Claims()
+        self._cluster_ips: Claims[str, ServiceName] = Claims()
+        self._service_cidrs: frozenset[Cidr] = frozenset()
+        self._node = nodeview.view(config, None, local_addresses)
+        self._generation = 0
+        self._table: VipTable | None = None
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether every resource was listed: before that the table is partial (PARITY 17.1)."""
+        return len(self._listed) == len(RESOURCES)
+
+    @property
+    def config(self) -> ProxyConfig:
+        """The settings that the table is made with."""
+        return self._config
+
+    def services(self) -> Mapping[ObjectKey, Service]:
+        """Every Service, proxied or not. Live."""
+        return self._objects["services"]  # type: ignore[return-value]  # by its key
+
+    def slices_of(self, name: ServiceName) -> tuple[EndpointSlice, ...]:
+        """The EndpointSlices that feed a Service, in the order of their names."""
+        slices = self._slices.get(name)
+        return tuple(slices[key] for key in sorted(slices)) if slices else ()
+
+    def rivals(self, key: FrontendKey) -> tuple[Frontend, ...]:
+        """All frontends that claim a contested address:port; the first one holds it."""
+        return tuple(self._frontends.rivals(key))
+
+    def table(self) -> VipTable:
+        """The table as it is now. It costs a copy of the map after a change, and nothing else."""
+        if self._table is None:
+            self._table = VipTable(
+                frontends=MappingProxyType(dict(self._frontends.holders)),
+                cluster_ips=MappingProxyType(dict(self._cluster_ips.holders)),
+                service_cidrs=self._service_cidrs,
+                node=self._node,
+                generation=self._generation,
+            )
+        return self._table
+
+    def apply(self, event: Event) -> Changes:
+        """Take in one event and return what it changed."""
+        notes: list[str] = []
+        dirty: dict[ServiceName, None] = {}
+        is_visible = False
+        for key, value in self._differences(event):
+            is_visible |= self._put(event.resource, key, value, dirty, notes)
+        return self._recompute(dirty, notes, is_visible=is_visible)
+
+    def set_local_addresses(self, addresses: frozenset[str]) -> Changes:
+        """Take in the canonical addresses of this host's interfaces."""
+        self._local_addresses = addresses
+        dirty: dict[ServiceName, None] = {}
+        return self._recompute(dirty, [], is_visible=self._look_at_node(dirty))
+
+    def _differences(self, event: Event) -> Iterable[tuple[ObjectKey, Object | None]]:
+        """The objects to put, and with None those to remove."""
+        match event:
+            case Applied(value=value):
+                return [(key_of(value), value)]
+            case Deleted(key=key):
+                return [(key, None)]
+            case Listed(resource=resource, values=values):
+                self._listed.add(resource)
+                listed: dict[ObjectKey, Object | None] = {key_of(v): v for v in values}
+                gone = self._objects[resource].keys() - listed.keys()
+                return [*((key, None) for key in gone), *listed.items()]
+
+    def _put(
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        value: Object | None,
+        dirty: dict[ServiceName, None],
+        notes: list[str],
+    ) -> bool:
+        """Store one object and mark the Services it touches; say if it is visible by itself."""
+        objects = self._objects[resource]
+        before = objects.get(key)
+        if value == before:
+            return False
+        if value is None:
+            del objects[key]
+        else:
+            objects[key] = value
+        match before or value:
+            case Service():
+                dirty[ServiceName(*key)] = None
+            case EndpointSlice():
+                for endpoint_slice in (before, value):
+                    self._index_slice(key, endpoint_slice, dirty, is_new=endpoint_slice is value)
+            case Node(name=name):
+                return name == self._config.node_name and self._look_at_node(dirty)
+            case _:
+                return self._look_at_service_cidrs()
+        if isinstance(value, Service | EndpointSlice):
+            notes.extend(notes_of(value, before, self._config.proxy_name))
+        return False
+
+    def _index_slice(
+        self,
+        key: ObjectKey,
+        endpoint_slice: Object | None,
+        dirty: dict[ServiceName, None],
+        *,
+        is_new: bool,
+    ) -> None:
+        if not isinstance(endpoint_slice, EndpointSlice) or not feeds_endpoints(endpoint_slice):
+            return
+        owner = endpoint_slice.service
+        dirty[owner] = None
+        slices = self._slices.setdefault(owner, {})
+        if is_new:
+            slices[key[1]] = endpoint_slice
+            return
+        del slices[key[1]]
+        if not slices:
+            del self._slices[owner]
+
+    def _look_at_node(self, dirty: dict[ServiceName, None]) -> bool:
+        node = self._objects["nodes"].get(("", self._config.node_name))
+        seen = nodeview.view(
+            self._config, node if isinstance(node, Node) else None, self._local_addresses
+        )
+        if seen == self._node:
+            return False
+        self._node = seen
+        dirty.update(dict.fromkeys(ServiceName(*key) for key in self._objects["services"]))
+        return True
+
+    def _look_at_service_cidrs(self) -> bool:
+        before = self._service_cidrs
+        # Beside another proxy, an address that is not ours may well be that one's.
+        if self._config.proxy_name is None:
+            self._service_cidrs = frozenset(
+                cidr
+                for value in self._objects["servicecidrs"].values()
+                if isinstance(value, ServiceCidr)
+                for cidr in value.cidrs
+            )
+        return self._service_cidrs != before
+
+    def _recompute(
+        self, dirty: Iterable[ServiceName], notes: list[str], *, is_visible: bool
+    ) -> Changes:
+        changed: dict[FrontendKey, Frontend | None] = {}
+        for name in dirty:
+            service = self._objects["services"].get(name)
+            is_proxied = (
+                isinstance(service, Service)
+                and why_not_proxied(service, self._config.proxy_name) is None
+            )
+            after = self._serve(name, service) if is_proxied else None  # type: ignore[arg-type]
+            before = self._served.pop(name, None)
+            if after is not None:
+                self._served[name] = after
+            is_visible |= self._settle_cluster_ips(name, before, after)
+            self._settle_frontends(before, after, changed, notes)
+        is_visible |= bool(changed)
+        if is_visible:
+            self._generation += 1
+            self._table = None
+        return Changes(changed, is_visible, tuple(notes))
+
+    def _serve(self, name: ServiceName, service: Service) -> _Served:
+        """Compute a Service anew, and keep every value that came out as it was before."""
+        before = self._served.get(name)
+        after = _Served(service, {}, {})
+        slices = self.slices_of(name)
+        for port, computed in backends_of(service, slices, self._node):
+            key = (computed.name, computed.family)
+            known = before.backends.get(key) if before else None
+            backend = known if known == computed and known is not None else computed
+            after.backends[key] = backend
+            for frontend in frontends_of(service, port, backend, self._node):
+                rank = (_KIND_RANK[frontend.kind], service.created, *name, port.name)
+                claim = (frontend.key, rank)
+                kept = before.claims.get(claim) if before and backend is known else None
+                after.claims[claim] = kept or frontend
+        return after
+
+    def _settle_cluster_ips(
+        self, name: ServiceName, before: _Served | None, after: _Served | None
+    ) -> bool:
+        old = set(before.service.cluster_ips.values()) if before else set()
+        new = set(after.service.cluster_ips.values()) if after else set()
+        for address in old - new:
+            self._cluster_ips.remove(address, name)
+        for address in new - old:
+            self._cluster_ips.put(address, name, name)
+        return old != new
+
+    def _settle_frontends(
+        self,
+        before: _Served | None,
+        after: _Served | None,
+        changed: dict[FrontendKey, Frontend | None],
+        notes: list[str],
+    ) -> None:
+        old = before.claims if before else {}
+        new = after.claims if after else {}
+        holders = self._frontends.holders
+        for key, rank in old.keys() - new.keys():
+            held = holders[key]
+            self._frontends.remove(key, rank)
+            if holders.get(key) is not held:
+                changed[key] = holders.get(key)
+        for (key, rank), frontend in new.items():
+            if old.get((key, rank)) is frontend:
+                continue
+            held_before = holders.get(key)
+            self._frontends.put(key, rank, frontend)
+            if holders[key] is not held_before:
+                changed[key] = holders[key]
+            if (key, rank) not in old:
+                notes.extend(contest_notes(self.rivals(key)))
