@@ -16,10 +16,10 @@ from pyproxy.model.table import Action, Frontend
 Source = Literal["client", "node"]
 
 DecisionReason = Literal[
-    "forwarded",
-    "no-ready-endpoint",  # 5.1: nothing usable anywhere
-    "no-local-endpoint",  # 5.2, 5.3: usable endpoints exist, the policy is Local, and none is here
-    "source-not-allowed",  # 7.2: outside loadBalancerSourceRanges
+    "Forwarded",
+    "NoReadyEndpoint",  # 5.1: nothing usable anywhere
+    "NoLocalEndpoint",  # 5.2, 5.3: usable endpoints exist, the policy is Local, and none is here
+    "SourceNotAllowed",  # 7.2: outside loadBalancerSourceRanges
 ]
 
 
@@ -31,9 +31,9 @@ class Decision(msgspec.Struct, frozen=True):
     endpoints: tuple[Endpoint, ...] = ()
 
 
-_NO_READY_ENDPOINT = Decision("reject", "no-ready-endpoint")
-_NO_LOCAL_ENDPOINT = Decision("drop", "no-local-endpoint")
-_SOURCE_NOT_ALLOWED = Decision("drop", "source-not-allowed")
+_NO_READY_ENDPOINT = Decision("reject", "NoReadyEndpoint")
+_NO_LOCAL_ENDPOINT = Decision("drop", "NoLocalEndpoint")
+_SOURCE_NOT_ALLOWED = Decision("drop", "SourceNotAllowed")
 
 
 def decide(frontend: Frontend, client: str, node: NodeView) -> Decision:
@@ -49,7 +49,7 @@ def decide(frontend: Frontend, client: str, node: NodeView) -> Decision:
     endpoints = backend.local if uses_local(frontend, client, node) else backend.cluster
     if not endpoints:
         return _NO_LOCAL_ENDPOINT
-    return Decision("forward", "forwarded", endpoints)
+    return Decision("forward", "Forwarded", endpoints)
 
 
 def uses_local(frontend: Frontend, client: str, node: NodeView) -> bool:
@@ -67,17 +67,19 @@ def uses_local(frontend: Frontend, client: str, node: NodeView) -> bool:
 
 def is_pod(client: str, node: NodeView) -> bool:
     """Whether the address counts as a pod's under detectLocalMode (8.6); False when not known."""
-    return any(client in network for network in node.pod_networks)
+    return bool(client) and any(client in network for network in node.pod_networks)
 
 
 def is_allowed(frontend: Frontend, client: str, node: NodeView) -> bool:
-    """Whether loadBalancerSourceRanges let the client in (section 7).
+    """Whether loadBalancerSourceRanges let the client in (section 7); an unknown one is let in.
 
     No ranges of this family allow everyone (7.5, 7.6). A range that holds the node's own address
     also lets in the Service's load-balancer IPs: the node's traffic may carry them (7.3).
     """
     backend = frontend.backend
-    if not backend.source_ranges or any(client in network for network in backend.source_ranges):
+    if not backend.source_ranges or not client:
+        return True
+    if any(client in network for network in backend.source_ranges):
         return True
     primary = node.primary.get(backend.family)
     return (
@@ -96,7 +98,7 @@ def source_of(frontend: Frontend, client: str, endpoint: Endpoint, node: NodeVie
     if endpoint.is_local and endpoint.address == client:
         return "node"  # hairpin: the pod would answer itself directly (8.5)
     if frontend.kind == "ClusterIP":
-        is_outsider = bool(node.pod_networks) and not is_pod(client, node)
+        is_outsider = bool(client and node.pod_networks) and not is_pod(client, node)
         return "node" if node.masquerade_all or is_outsider else "client"
     if not frontend.backend.external_local:
         return "node"  # 8.3: the endpoint may be elsewhere, and the reply must pass here

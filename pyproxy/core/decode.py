@@ -82,7 +82,8 @@ def _service(wire: api.Service) -> Service:
         cluster_ips=_cluster_ips(spec, problems),
         ports=_service_ports(spec.ports or (), problems),
         external_ips=_addresses("spec.externalIPs", spec.external_ips or (), problems),
-        load_balancer_ips=_load_balancer_ips(wire.status, problems),
+        load_balancer_ips=_ingress_ips(wire.status, {None, "", "VIP"}, problems),
+        uncaptured_ips=_ingress_ips(wire.status, {"Proxy"}, []),
         source_ranges=_source_ranges(spec.load_balancer_source_ranges or (), problems),
         internal_local=spec.internal_traffic_policy == "Local",
         external_local=_is_external_local(spec),
@@ -162,12 +163,14 @@ def _addresses(field: str, texts: list[str] | tuple[()], problems: list[str]) ->
     return tuple(found)
 
 
-def _load_balancer_ips(status: api.ServiceStatus | None, problems: list[str]) -> tuple[str, ...]:
-    """The ingress IPs to capture: those in VIP mode, which is the default (4.3)."""
+def _ingress_ips(
+    status: api.ServiceStatus | None, modes: set[str | None], problems: list[str]
+) -> tuple[str, ...]:
+    """The load balancer's IPs of some modes; VIP, which is the default, is captured (4.3)."""
     if status is None or status.load_balancer is None:
         return ()
     ingress = status.load_balancer.ingress or []
-    texts = [entry.ip or "" for entry in ingress if entry.ip_mode in {None, "VIP"}]
+    texts = [entry.ip or "" for entry in ingress if entry.ip_mode in modes]
     return _addresses("status.loadBalancer.ingress", texts, problems)
 
 

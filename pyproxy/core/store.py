@@ -100,6 +100,11 @@ class Store:
         slices = self._slices.get(name)
         return tuple(slices[key] for key in sorted(slices)) if slices else ()
 
+    def frontends_of(self, name: ServiceName) -> tuple[Frontend, ...]:
+        """Every frontend that a Service claims, also where another one holds the address:port."""
+        served = self._served.get(name)
+        return tuple(served.claims.values()) if served else ()
+
     def rivals(self, key: FrontendKey) -> tuple[Frontend, ...]:
         """All frontends that claim a contested address:port; the first one holds it."""
         return tuple(self._frontends.rivals(key))

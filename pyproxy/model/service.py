@@ -55,6 +55,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
     cluster_ip: spec.clusterIP as it was written (it may be "", "None" or malformed).
     cluster_ips: at most one ClusterIP for each family (PARITY 1.7).
+    uncaptured_ips: load-balancer IPs of ipMode Proxy; traffic to them must pass the balancer (4.3).
     source_ranges: of both families; an empty family means that all clients are allowed (7.5, 7.6).
     affinity_seconds: the ClientIP session affinity's time-out, or None without affinity.
     created: metadata.creationTimestamp; RFC 3339 in UTC, so text order is time order.
@@ -68,6 +69,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[ServicePort, ...]
     external_ips: tuple[str, ...] = ()
     load_balancer_ips: tuple[str, ...] = ()
+    uncaptured_ips: tuple[str, ...] = ()
     source_ranges: tuple[Cidr, ...] = ()
     internal_local: bool = False
     external_local: bool = False
