@@ -93,16 +93,15 @@ def _source_not_allowed(frontend: Frontend, client: str) -> Check:
 def _why_no_endpoint(slices: tuple[EndpointSlice, ...], backend: Backend) -> tuple[Reason, Check]:
     """Find the first reason for which a Service port has nothing usable anywhere."""
     name = backend.name
-    label = (
-        f"kubectl -n {name.namespace} get endpointslices -l kubernetes.io/service-name={name.name}"
-    )
+    label = f"-l kubernetes.io/service-name={name.name}"
     slices = tuple(s for s in slices if s.address_type == backend.family)
     if not slices:
         return "NoEndpointSlice", Check(
             "EndpointSlices",
             ok=False,
             detail=f"no {backend.family} EndpointSlice belongs to Service {name.service}",
-            fix=f"a Service without a selector needs one made by hand; look with: {label}",
+            fix=f"a Service without a selector needs one made by hand; look with:"
+            f" kubectl -n {name.namespace} get endpointslices {label}",
         )
     if not any(s.endpoints for s in slices):
         return "NoEndpoint", Check(
@@ -112,7 +111,9 @@ def _why_no_endpoint(slices: tuple[EndpointSlice, ...], backend: Backend) -> tup
             fix=f"compare: kubectl -n {name.namespace} get service {name.name} -o wide;"
             f" kubectl -n {name.namespace} get pods --show-labels",
         )
-    ports = {(p.name, p.protocol) for s in slices if s.endpoints for p in s.ports}
+    ports: set[tuple[str, str]] = {
+        (p.name, p.protocol) for s in slices if s.endpoints for p in s.ports
+    }
     if (name.port, name.protocol) not in ports:
         return _port_mismatch(name, ports)
     return "NoReadyEndpoint", Check(

@@ -8,7 +8,7 @@ from pyproxy.core.decision import Source
 from pyproxy.model.service import ServicePortName
 from pyproxy.model.table import Action, FrontendKind
 
-# The closed list of reasons. docs/explain.md tells each in words, and a test holds the two together.
+# The closed list of reasons. docs/explain.md tells each in words; a test holds the two together.
 Reason = Literal[
     "Forwarded",
     "NoSuchService",

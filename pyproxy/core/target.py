@@ -1,4 +1,4 @@
-"""What `explain` is asked about: an address and port, or a Service by its name; and for which client."""
+"""What `explain` is asked about: an address and port, or a Service; and for which client."""
 
 import msgspec
 
@@ -11,7 +11,7 @@ _FORMS = "a target is ADDRESS:PORT[/PROTOCOL] or NAMESPACE/NAME[:PORT], and may 
 
 
 class AddressTarget(msgspec.Struct, frozen=True):
-    """An address, canonical, with a port of 1 to 65535; `client` is canonical, "" when not given."""
+    """A canonical address, a port of 1 to 65535, and the client's address, "" when not given."""
 
     address: str
     port: int

@@ -1,5 +1,6 @@
 """Explaining an address:port that no frontend serves: whose it might be, and what happens to it."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,10 +92,8 @@ def _not_proxied(store: Store) -> Iterator[tuple[Service, NotProxied]]:
 
 def _addresses_of(service: Service) -> set[str]:
     addresses = {*service.cluster_ips.values(), *service.external_ips, *service.load_balancer_ips}
-    try:
+    with contextlib.suppress(ValueError):  # "", "None", or what the problems tell of
         addresses.add(parse_address(service.cluster_ip))
-    except ValueError:
-        pass  # "", "None", or what the problems tell of
     return addresses
 
 
