@@ -165,7 +165,7 @@ def _policy_checks(
     if not uses_local(frontend, client, node):
         return [_cluster_check(frontend, client, node, side, endpoints)]
     if endpoints:
-        detail = f"{side}TrafficPolicy Local: {len(endpoints)} endpoints on node {node.name}"
+        detail = f"{side}TrafficPolicy Local: {_count(endpoints)} on node {node.name}"
         return [Check("TrafficPolicy", ok=True, detail=detail)]
     return [
         Check(
@@ -192,7 +192,7 @@ def _cluster_check(
             detail += f"; zone hints keep it in zone {node.zone}"
         case "none":
             pass
-    return Check("TrafficPolicy", ok=True, detail=f"{detail}: {len(endpoints)} endpoints")
+    return Check("TrafficPolicy", ok=True, detail=f"{detail}: {_count(endpoints)}")
 
 
 def _source_check(
@@ -211,8 +211,12 @@ def _source_check(
     elif all(e.is_local and e.address == client for e in endpoints):
         why = "the client is the endpoint itself"
     else:
-        why = f"{client} is no pod's address"
+        why = f"{client} is {'this node' if client in node.local_addresses else 'no pod'}"
     return Check("Source", ok=True, detail=f"the endpoint sees the node's address: {why}")
+
+
+def _count(endpoints: tuple[Endpoint, ...]) -> str:
+    return "1 endpoint" if len(endpoints) == 1 else f"{len(endpoints)} endpoints"
 
 
 def _explain_name(store: Store, target: NameTarget) -> Explanation:

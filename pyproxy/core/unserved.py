@@ -41,20 +41,10 @@ _HOW_TO_PROXY: dict[NotProxied, tuple[str, str]] = {
 
 
 def target_json(target: Target) -> dict[str, Any]:
-    """The target in the JSON form; the client only when one was given."""
+    """The target in the JSON form."""
     if isinstance(target, AddressTarget):
-        plain: dict[str, Any] = {
-            "address": target.address,
-            "port": target.port,
-            "protocol": target.protocol,
-        }
-    else:
-        plain = {
-            "namespace": target.namespace,
-            "name": target.name,
-            "port": target.port or None,
-        }
-    return plain | ({"from": target.client} if target.client else {})
+        return {"address": target.address, "port": target.port, "protocol": target.protocol}
+    return {"namespace": target.namespace, "name": target.name, "port": target.port or None}
 
 
 def explain_unserved(store: Store, target: AddressTarget) -> Explanation:

@@ -1,0 +1,1 @@
+"""Composition roots: they put the parts together, and decide nothing."""

@@ -1,0 +1,1 @@
+"""What a person or a probe can ask the running process: health, metrics, state."""

@@ -1,0 +1,160 @@
+"""Services and EndpointSlices from YAML files, read again when they change.
+
+Owns what each file held when it was last good: a file that breaks keeps its objects until it is
+mended, and a file that goes takes its objects with it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pyproxy.core.manifest import Manifest, parse_manifest
+from pyproxy.errors import ConfigError
+from pyproxy.metrics import Metrics
+from pyproxy.model.events import RESOURCES, Event, Listed, Object, ObjectKey, Resource, key_of
+
+log = logging.getLogger(__name__)
+
+_SUFFIXES = {".yaml", ".yml", ".json"}
+
+# Looking is a stat of each file. inotify would see a change sooner, but not on every file system,
+# nor a ConfigMap's swap of a symbolic link two levels up.
+LOOK_INTERVAL_S = 0.5
+
+_Stamp = tuple[int, int, int]
+
+
+def files_of(paths: Sequence[str]) -> list[Path]:
+    """The files that the paths stand for: a directory for the YAML and JSON files right in it.
+
+    Raises ConfigError for a path that does not exist or cannot be looked into.
+    """
+    files: list[Path] = []
+    for text in paths:
+        path = Path(text)
+        try:
+            if path.is_dir():
+                files += sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES and p.is_file())
+            else:
+                path.stat()
+                files.append(path)
+        except OSError as fault:
+            raise ConfigError(f"manifests {text}: {fault.strerror}") from fault
+    return list(dict.fromkeys(files))
+
+
+def read(path: Path) -> Manifest:
+    """Read one file. Raises ConfigError that names the file, and the line where it can."""
+    try:
+        return parse_manifest(path.read_text(encoding="utf-8"), str(path))
+    except OSError as fault:
+        raise ConfigError(f"{path}: {fault.strerror}") from fault
+    except UnicodeDecodeError as fault:
+        raise ConfigError(f"{path}: not UTF-8: {fault.reason} at byte {fault.start}") from fault
+
+
+def load(paths: Sequence[str]) -> tuple[list[Listed], list[str]]:
+    """Read all files once; return one list for each resource, and the faults of single objects.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    manifests = {path: read(path) for path in files_of(paths)}
+    faults = [fault for manifest in manifests.values() for fault in manifest.faults]
+    lists, doubles = _merge(manifests)
+    return lists, faults + doubles
+
+
+def _merge(manifests: dict[Path, Manifest]) -> tuple[list[Listed], list[str]]:
+    found: dict[Resource, dict[ObjectKey, tuple[Path, Object]]] = {r: {} for r in RESOURCES}
+    doubles = []
+    for path, manifest in manifests.items():
+        for resource, value in manifest.objects:
+            key = key_of(value)
+            if key in found[resource]:
+                first, name = found[resource][key][0], "/".join(filter(None, key))
+                doubles.append(f"{path}: {resource} {name} is in {first} too; this one counts")
+            found[resource][key] = (path, value)
+    return [Listed(r, tuple(value for _, value in found[r].values())) for r in RESOURCES], doubles
+
+
+class ManifestSource:
+    """Publishes what the files hold, now and whenever they change."""
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        publish: Callable[[Event], None],
+        metrics: Metrics,
+        *,
+        look_interval_s: float = LOOK_INTERVAL_S,
+    ) -> None:
+        self._paths = paths
+        self._publish = publish
+        self._metrics = metrics
+        self._look_interval_s = look_interval_s
+        self._stamps: dict[Path, _Stamp] = {}
+        self._manifests: dict[Path, Manifest] = {}
+        self._reported: set[str] = set()
+
+    async def run(self) -> None:
+        """Publish, and follow changes until cancelled.
+
+        Raises ConfigError when a file cannot be read the first time: nothing good is known of it.
+        """
+        await self._look(is_first=True)
+        for resource in RESOURCES:
+            self._metrics.watch_states[resource] = "watching"
+        while True:
+            await asyncio.sleep(self._look_interval_s)
+            await self._look(is_first=False)
+
+    async def _look(self, *, is_first: bool) -> None:
+        try:
+            stamps = {path: _stamp(path) for path in files_of(self._paths)}
+        except ConfigError as fault:
+            if is_first:
+                raise
+            self._report([str(fault)])
+            return
+        if stamps == self._stamps and not is_first:
+            return
+        changed = [path for path, stamp in stamps.items() if stamp != self._stamps.get(path)]
+        self._stamps = stamps
+        # Parsing a large file takes seconds, and traffic must not wait for it.
+        fresh, faults = await asyncio.to_thread(_read_all, changed, is_first=is_first)
+        self._manifests |= fresh
+        self._manifests = {p: self._manifests[p] for p in stamps if p in self._manifests}
+        lists, doubles = _merge(self._manifests)
+        self._report(faults + doubles)
+        for event in lists:
+            self._publish(event)
+
+    def _report(self, faults: list[str]) -> None:
+        """Log each fault once, until it was gone for a while."""
+        for fault in faults:
+            if fault not in self._reported:
+                log.warning("%s", fault)
+        self._reported = set(faults)
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0)  # gone between two calls: reading it will say so
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _read_all(paths: list[Path], *, is_first: bool) -> tuple[dict[Path, Manifest], list[str]]:
+    fresh: dict[Path, Manifest] = {}
+    faults: list[str] = []
+    for path in paths:
+        try:
+            fresh[path] = read(path)
+            faults += fresh[path].faults
+        except ConfigError as fault:
+            if is_first:
+                raise
+            faults.append(f"{fault}; the file's last good content stays in use")
+    return fresh, faults
