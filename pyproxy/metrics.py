@@ -5,10 +5,12 @@ and kept by who counts, so that no label is looked up for a connection or a chun
 Service's series go when the Service goes.
 """
 
+import platform
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pyproxy.model.events import Resource
     from pyproxy.model.service import ServicePortName
 
+TO_ENDPOINT = "client_to_endpoint"
+TO_CLIENT = "endpoint_to_client"
 SERVICE_LABELS = ("service_namespace", "service_name", "service_port", "protocol")
 
 
@@ -86,12 +90,110 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator["Metric"]:
         """Yield every metric family, for a scrape."""
-        yield GaugeMetricFamily("pyproxy_build_info", "Version of pyproxy, always 1.")
         yield from self._collect_process()
+        yield from self._collect_watches()
         yield from self._collect_service_ports()
 
     def _collect_process(self) -> Iterator["Metric"]:
-        raise NotImplementedError
+        build = GaugeMetricFamily(
+            "pyproxy_build_info", "Versions, always 1.", labels=("version", "python_version")
+        )
+        build.add_metric((__version__, platform.python_version()), 1)
+        yield build
+        yield GaugeMetricFamily(
+            "pyproxy_table_generation",
+            "Generation of the table that is served; grows with every visible change.",
+            value=self.table_generation,
+        )
+        yield GaugeMetricFamily(
+            "pyproxy_frontends", "Addresses and ports in the table.", value=self.frontends
+        )
+        yield GaugeMetricFamily(
+            "pyproxy_frontends_unbound",
+            "Addresses and ports of the table that could not be listened on.",
+            value=self.bind_errors,
+        )
+        yield CounterMetricFamily(
+            "pyproxy_accept_pauses",
+            "Times that accepting paused because descriptors or memory ran out.",
+            value=self.accept_pauses,
+        )
+        answers = CounterMetricFamily(
+            "pyproxy_health_answers", "Answers of the health port.", labels=("path", "code")
+        )
+        for (path, code), count in sorted(self.health_answers.items()):
+            answers.add_metric((path, str(code)), count)
+        yield answers
+
+    def _collect_watches(self) -> Iterator["Metric"]:
+        states = GaugeMetricFamily(
+            "pyproxy_watch_state",
+            "1 for the state that the watch of a resource is in.",
+            labels=("resource", "state"),
+        )
+        for resource, state in sorted(self.watch_states.items()):
+            states.add_metric((resource, state), 1)
+        yield states
+        restarts = CounterMetricFamily(
+            "pyproxy_watch_restarts",
+            "Times that a watch broke and was made anew.",
+            labels=("resource", "reason"),
+        )
+        for (resource, reason), count in sorted(self.watch_restarts.items()):
+            restarts.add_metric((resource, reason), count)
+        yield restarts
+        faults = CounterMetricFamily(
+            "pyproxy_objects_undecodable",
+            "API objects that could not be read and were left out.",
+            labels=("resource",),
+        )
+        for resource, count in sorted(self.decode_errors.items()):
+            faults.add_metric((resource,), count)
+        yield faults
 
     def _collect_service_ports(self) -> Iterator["Metric"]:
-        raise NotImplementedError
+        opened = _family(CounterMetricFamily, "connections_opened", "Connections and UDP flows.")
+        active = _family(GaugeMetricFamily, "connections_active", "Those that are open now.")
+        closed = _family(
+            CounterMetricFamily, "connections_closed", "Those that ended, by reason.", "reason"
+        )
+        size = _family(
+            CounterMetricFamily, "bytes", "Payload forwarded, by direction.", "direction"
+        )
+        datagrams = _family(
+            CounterMetricFamily, "udp_datagrams", "Forwarded, by direction.", "direction"
+        )
+        attempts = _family(
+            CounterMetricFamily, "connect_attempts", "Attempts to reach an endpoint.", "result"
+        )
+        moved = _family(CounterMetricFamily, "udp_flows_moved", "UDP flows given another endpoint.")
+        # A scrape renders in another thread: tuple() takes a copy in one step.
+        for name, counters in self.service_ports():
+            opened.add_metric(name, counters.opened)
+            active.add_metric(name, counters.active)
+            for reason, count in tuple(counters.closed.items()):
+                closed.add_metric((*name, reason), count)
+            size.add_metric((*name, TO_ENDPOINT), counters.bytes_to_endpoint)
+            size.add_metric((*name, TO_CLIENT), counters.bytes_to_client)
+            for result, count in tuple(counters.attempts.items()):
+                attempts.add_metric((*name, result), count)
+            if name.protocol == "UDP":
+                datagrams.add_metric((*name, TO_ENDPOINT), counters.datagrams_to_endpoint)
+                datagrams.add_metric((*name, TO_CLIENT), counters.datagrams_to_client)
+                moved.add_metric(name, counters.flows_moved)
+        yield from (opened, active, closed, size, datagrams, attempts, moved)
+
+
+_F = TypeVar("_F", CounterMetricFamily, GaugeMetricFamily)
+
+
+def _family(kind: type[_F], name: str, documentation: str, *labels: str) -> _F:
+    return kind(f"pyproxy_{name}", documentation, labels=(*SERVICE_LABELS, *labels))
+
+
+def registry(metrics: Metrics) -> CollectorRegistry:
+    """Return the registry of a process: pyproxy's own series and those of the process itself."""
+    collected = CollectorRegistry()
+    collected.register(metrics)
+    ProcessCollector(registry=collected)
+    return collected

@@ -4,6 +4,9 @@ from pyproxy.config import ProxyConfig
 from pyproxy.model.addresses import FAMILIES, Cidr, Family, family_of, is_loopback
 from pyproxy.model.node import Node, NodeView
 
+# A link-local address means nothing without an interface, so nobody can be told to listen there.
+_LINK_LOCAL = Cidr("fe80::", 10)
+
 LOOPBACK: dict[Family, str] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
 
 
@@ -49,6 +52,7 @@ def _node_port_addresses(
             address
             for address in local_addresses
             if family_of(address) == family
+            and address not in _LINK_LOCAL
             and (not cidrs or any(address in cidr for cidr in cidrs))
         )
     return tuple(chosen)

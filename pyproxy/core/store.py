@@ -91,6 +91,12 @@ class Store:
         """The settings that the table is made with."""
         return self._config
 
+    @property
+    def node(self) -> Node | None:
+        """The Node object of this node, when it is known."""
+        node = self._objects["nodes"].get(("", self._config.node_name))
+        return node if isinstance(node, Node) else None
+
     def services(self) -> Mapping[ObjectKey, Service]:
         """Every Service, proxied or not. Live."""
         return self._objects["services"]  # type: ignore[return-value]  # by its key
@@ -201,10 +207,7 @@ class Store:
             del self._slices[owner]
 
     def _look_at_node(self, dirty: dict[ServiceName, None]) -> bool:
-        node = self._objects["nodes"].get(("", self._config.node_name))
-        seen = nodeview.view(
-            self._config, node if isinstance(node, Node) else None, self._local_addresses
-        )
+        seen = nodeview.view(self._config, self.node, self._local_addresses)
         if seen == self._node:
             return False
         self._node = seen

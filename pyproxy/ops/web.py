@@ -1,0 +1,107 @@
+"""The two HTTP ports: metrics on one, health on the other. They answer, and change nothing.
+
+A port that is taken is tried again every few seconds, as kube-proxy does (PARITY 14.8): the proxy
+must serve traffic even if nobody can ask it how it is.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, exposition
+
+from pyproxy.core.health import ProxyHealth
+from pyproxy.metrics import Metrics
+from pyproxy.model.addresses import join_host_port
+
+log = logging.getLogger(__name__)
+
+BIND_RETRY_S = 5.0
+PROXY_MODE = "userspace"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def metrics_routes(registry: CollectorRegistry) -> dict[str, Handler]:
+    """The paths of the metrics port."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        encoder, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
+        # Rendering thousands of series takes a while, and traffic must not wait for it.
+        body = await asyncio.to_thread(encoder, registry)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def proxy_mode(_: web.Request) -> web.Response:
+        return web.Response(text=PROXY_MODE)
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok")  # that this port answers; the health port tells the rest
+
+    return {"/metrics": metrics, "/proxyMode": proxy_mode, "/healthz": healthz}
+
+
+def health_routes(
+    health: ProxyHealth, metrics: Metrics, detail: Callable[[], Mapping[str, Any]]
+) -> dict[str, Handler]:
+    """The paths of the health port. `detail` gives what ?verbose adds to the answer."""
+
+    def answer(request: web.Request, status: int, body: dict[str, Any]) -> web.Response:
+        metrics.health_answers[request.path, status] += 1
+        if "verbose" in request.query:
+            body = {**body, **detail()}
+        return web.Response(
+            text=json.dumps(body),
+            status=status,
+            content_type="application/json",
+            headers={"X-Content-Type-Options": "nosniff"},
+        )
+
+    async def healthz(request: web.Request) -> web.Response:
+        return answer(request, *health.healthz(datetime.now(UTC)))
+
+    async def livez(request: web.Request) -> web.Response:
+        return answer(request, *health.livez(datetime.now(UTC)))
+
+    return {"/healthz": healthz, "/livez": livez}
+
+
+async def serve(
+    name: str,
+    address: str,
+    port: int,
+    routes: Mapping[str, Handler],
+    *,
+    retry_s: float = BIND_RETRY_S,
+) -> None:
+    """Serve GET requests for the routes until cancelled. Port 0 takes a free one, and logs it."""
+    application = web.Application()
+    for path, handler in routes.items():
+        application.router.add_get(path, handler)
+    runner = web.AppRunner(application, access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        await _bind(runner, name, address, port, retry_s)
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
+
+
+async def _bind(runner: web.AppRunner, name: str, address: str, port: int, retry_s: float) -> None:
+    is_reported = False
+    while True:
+        try:
+            await web.TCPSite(runner, address, port, shutdown_timeout=1.0).start()
+        except OSError as fault:
+            if not is_reported:
+                where = join_host_port(address, port)
+                log.warning("%s cannot listen on %s: %s; trying again", name, where, fault.strerror)
+                is_reported = True
+            await asyncio.sleep(retry_s)
+        else:
+            bound = runner.addresses[0]
+            log.info("%s on http://%s", name, join_host_port(bound[0], bound[1]))
+            return
