@@ -1,0 +1,129 @@
+"""The API server as a source of events: Services, EndpointSlices, ServiceCIDRs and the own Node.
+
+It decides what is watched and with which selectors (PARITY 1.1 to 1.3). How a watch is kept up is
+`source.watcher`'s, how the protocol goes `core.listwatch`'s.
+"""
+
+import asyncio
+import random as random_module
+from collections.abc import Callable
+
+from pyproxy.errors import PyproxyError
+from pyproxy.metrics import Metrics
+from pyproxy.model.events import Event, Listed
+from pyproxy.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL
+from pyproxy.source.client import ApiClient
+from pyproxy.source.credentials import SERVICE_ACCOUNT_DIR, CredentialSettings
+from pyproxy.source.watcher import Watcher, WatchSettings, WatchTarget
+
+
+class ApiServerSettings(WatchSettings, frozen=True, kw_only=True):
+    """Which API server, as whom, and what of it; sizes and times are those of WatchSettings.
+
+    kubeconfig: a file, or several joined by ":"; without one it is $KUBECONFIG, then the pod's
+    service account, then ~/.kube/config. context: of the kubeconfig; without one, the current one.
+    master: a URL that replaces the server's.
+    node_name: the Node to watch; "" watches none. proxy_name: watch the Services with this
+    service-proxy-name label; None: those without one.
+    token_refresh_s: how old a token read from a file may get before the file is read again.
+    """
+
+    kubeconfig: str | None = None
+    context: str | None = None
+    master: str | None = None
+    node_name: str = ""
+    proxy_name: str | None = None
+    service_account_dir: str = SERVICE_ACCOUNT_DIR
+    token_refresh_s: float = 60.0
+    connect_timeout_s: float = 10.0
+
+
+class ApiServerSource:
+    """Publishes what the API server has, from a first complete list of each resource on.
+
+    `publish` is called in the thread of the loop and must not wait.
+    """
+
+    def __init__(
+        self,
+        settings: ApiServerSettings,
+        publish: Callable[[Event], None],
+        metrics: Metrics,
+        *,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        self._settings = settings
+        self._publish = publish
+        self._metrics = metrics
+        self._random = random
+
+    async def run(self) -> None:
+        """Run until cancelled.
+
+        Raises ConfigError when there are no credentials, ApiError when they do not suffice.
+        """
+        settings = self._settings
+        credentials = CredentialSettings(
+            kubeconfig=settings.kubeconfig,
+            context=settings.context,
+            master=settings.master,
+            service_account_dir=settings.service_account_dir,
+            token_refresh_s=settings.token_refresh_s,
+        )
+        async with ApiClient(credentials, connect_timeout_s=settings.connect_timeout_s) as client:
+            if not settings.node_name:
+                self._metrics.watch_states["nodes"] = "absent"
+                self._publish(Listed("nodes", ()))
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for target in watch_targets(settings):
+                        tasks.create_task(self._watcher(target, client).run(), name=target.path)
+            except BaseExceptionGroup as group:
+                fatal, faults = group.split(PyproxyError)
+                if fatal is None or faults is not None:
+                    raise
+                # Watches often fail together, for one reason: one line tells it.
+                raise fatal.exceptions[0] from None
+
+    def _watcher(self, target: WatchTarget, client: ApiClient) -> Watcher:
+        return Watcher(target, self._settings, client, self._publish, self._metrics, self._random)
+
+
+def watch_targets(settings: ApiServerSettings) -> list[WatchTarget]:
+    """Return what to watch."""
+    proxy_name = settings.proxy_name
+    label = f"!{PROXY_NAME_LABEL}" if proxy_name is None else f"{PROXY_NAME_LABEL}={proxy_name}"
+    targets = [
+        WatchTarget(
+            "services",
+            "",
+            "/api/v1/services",
+            {"labelSelector": label, "fieldSelector": "spec.clusterIP!=None"},
+            when_missing="fatal",
+        ),
+        WatchTarget(
+            "endpointslices",
+            "discovery.k8s.io",
+            "/apis/discovery.k8s.io/v1/endpointslices",
+            {"labelSelector": f"!{HEADLESS_LABEL}"},
+            when_missing="fatal",
+        ),
+        WatchTarget(
+            "servicecidrs",
+            "networking.k8s.io",
+            "/apis/networking.k8s.io/v1/servicecidrs",
+            {},
+            when_missing="absent",
+        ),
+    ]
+    if settings.node_name:
+        targets.append(
+            WatchTarget(
+                "nodes",
+                "",
+                "/api/v1/nodes",
+                {"fieldSelector": f"metadata.name={settings.node_name}"},
+                when_missing="retried",
+            )
+        )
+    return targets

@@ -1,0 +1,113 @@
+"""GET requests to the API server over one aiohttp session, with credentials that can be renewed.
+
+The session outlives the credentials: token, TLS context and proxy are arguments of each request, so
+that renewing them cuts no watch that is open, and no connection made with old ones is used again.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+
+from pyproxy import __version__
+from pyproxy.core.listwatch import Stop, StopReason
+from pyproxy.source.credentials import Credentials, CredentialSettings, load_credentials
+
+
+class ApiClient:
+    """An open session, and the credentials as they are now. Use it as `async with`.
+
+    Entering it loads the credentials; that raises ConfigError.
+    """
+
+    def __init__(self, settings: CredentialSettings, *, connect_timeout_s: float) -> None:
+        self._settings = settings
+        self._connect_timeout_s = connect_timeout_s
+        self._loading = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        self.credentials: Credentials = await load_credentials(self._settings)
+        self._session = aiohttp.ClientSession(
+            # A watch holds its connection; the library's limit would queue further ones silently.
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            headers={"Accept": "application/json", "User-Agent": f"pyproxy/{__version__}"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def fresh_credentials(self) -> Credentials:
+        """Return the credentials, loaded anew when they are stale. Raises ConfigError."""
+        stale_at = self.credentials.stale_at
+        if stale_at is not None and datetime.now(UTC) >= stale_at:
+            await self.reload(self.credentials)
+        return self.credentials
+
+    async def reload(self, refused: Credentials) -> None:
+        """Load the credentials anew, unless that happened since `refused` were in use.
+
+        Raises ConfigError; the old ones stay then. All watches are refused together when a token
+        ends: the first to come loads, the others wait and find it done.
+        """
+        async with self._loading:
+            if self.credentials is refused:
+                self.credentials = await load_credentials(self._settings)
+
+    def get(
+        self, credentials: Credentials, path: str, parameters: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Make a request; entering it waits for the answer's headers."""
+        return self._session.get(
+            credentials.url + path,
+            params=parameters,
+            headers={"Authorization": credentials.authorization}
+            if credentials.authorization
+            else None,
+            ssl=credentials.tls if credentials.tls is not None else True,
+            server_hostname=credentials.server_name,
+            proxy=credentials.proxy,
+            allow_redirects=False,  # a token must not follow one
+        )
+
+
+def transport_stop(error: aiohttp.ClientError | OSError, url: str) -> Stop:
+    """Translate an error of the session, in the words of the watch."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return Stop(_transport_reason(error), f"{url}: {text}")
+
+
+def _transport_reason(error: BaseException) -> StopReason:
+    if _is_about_tls(error):
+        return "tls"
+    if isinstance(
+        error,
+        aiohttp.ClientConnectorError
+        | aiohttp.ConnectionTimeoutError
+        | aiohttp.ClientHttpProxyError,
+    ):
+        return "unreachable"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "malformed"  # what answers speaks no HTTP
+    return "reset"
+
+
+def _is_about_tls(error: BaseException | None) -> bool:
+    """A refused client certificate shows only at the first read, wrapped by then (TLS 1.3)."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError | ssl.CertificateError | aiohttp.ClientSSLError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
