@@ -1,0 +1,125 @@
+"""Which frontends should be listened on, which cannot be bound, and when to try those again.
+
+A frontend that cannot be bound is no reason to stop: it is logged once, kept with its reason for
+the health detail, and tried again every few seconds, a bounded number at a time.
+"""
+
+import asyncio
+import errno
+import itertools
+import logging
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from pyproxy.forward.settings import ForwardSettings
+from pyproxy.forward.ticker import Ticker
+from pyproxy.metrics import Metrics
+
+if TYPE_CHECKING:
+    from pyproxy.model.service import Protocol as IpProtocol
+    from pyproxy.model.table import Frontend, FrontendKey
+
+log = logging.getLogger(__name__)
+
+# More faults of one kind at once than this are one line in the log, with examples.
+_LINES = 5
+
+_REASONS = {
+    errno.EADDRNOTAVAIL: "the address is not on this host",
+    errno.EADDRINUSE: "another process listens there",
+    errno.EACCES: "no permission for this port",
+}
+
+
+class Server(Protocol):
+    """Listens on the frontends of one protocol."""
+
+    def keys(self) -> "list[FrontendKey]":
+        """The frontends that take new clients."""
+
+    def serve(self, frontend: "Frontend") -> None:
+        """Listen, or change where it leads. Raises OSError when it cannot be bound."""
+
+    def retire(self, key: "FrontendKey") -> None:
+        """Take no new clients."""
+
+
+class Bindings:
+    """Keeps the servers at what is wanted, as far as the host allows."""
+
+    def __init__(
+        self,
+        settings: ForwardSettings,
+        servers: Mapping["IpProtocol", Server],
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._servers = servers
+        self._metrics = metrics
+        self._batch = settings.bind_retry_batch
+        self._faults: dict[FrontendKey, str] = {}
+        self._waiting: dict[FrontendKey, Frontend] = {}
+        self._retries = Ticker(loop, settings.bind_retry_s, self._retry)
+
+    def faults(self) -> Mapping["FrontendKey", str]:
+        """Why each frontend that should be listened on is not."""
+        return dict(self._faults)
+
+    def serve(self, frontends: "list[Frontend]") -> None:
+        """Listen on these, or change where they lead; report those that cannot be bound."""
+        self._log_faults(self._try(frontends))
+
+    def retire(self, key: "FrontendKey") -> None:
+        """Listen on it no more."""
+        self._waiting.pop(key, None)
+        self._faults.pop(key, None)
+        self._servers[key[2]].retire(key)
+
+    def close(self) -> None:
+        """Try nothing again."""
+        self._retries.stop()
+        self._waiting.clear()
+
+    def _try(self, frontends: "list[Frontend]") -> "list[tuple[Frontend, str]]":
+        """Serve each; return those whose fault is new, or another than before."""
+        news: list[tuple[Frontend, str]] = []
+        for frontend in frontends:
+            key = frontend.key
+            self._waiting.pop(key, None)
+            try:
+                self._servers[frontend.protocol].serve(frontend)
+            except OSError as error:
+                self._metrics.bind_errors += 1
+                reason = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
+                self._waiting[key] = frontend  # behind the others, which are tried first
+                if self._faults.get(key) != reason:
+                    self._faults[key] = reason
+                    news.append((frontend, reason))
+            else:
+                if self._faults.pop(key, None) is not None:
+                    log.info("listening on %s after all", frontend)
+        if self._waiting:
+            self._retries.wake()
+        return news
+
+    def _retry(self) -> bool:
+        self._log_faults(self._try(list(itertools.islice(self._waiting.values(), self._batch))))
+        return bool(self._waiting)
+
+    def _log_faults(self, news: "list[tuple[Frontend, str]]") -> None:
+        by_reason: dict[str, list[Frontend]] = {}
+        for frontend, reason in news:
+            by_reason.setdefault(reason, []).append(frontend)
+        for reason, frontends in by_reason.items():
+            if len(frontends) > _LINES:
+                examples = ", ".join(str(frontend) for frontend in frontends[:_LINES])
+                log.warning(
+                    "cannot listen on %d frontends: %s; they are tried again. Among them: %s",
+                    len(frontends),
+                    reason,
+                    examples,
+                )
+                continue
+            for frontend in frontends:
+                log.warning("cannot listen on %s: %s; it is tried again", frontend, reason)

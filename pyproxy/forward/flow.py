@@ -1,0 +1,211 @@
+"""One UDP flow: a client's address and port at one frontend, and the endpoint its datagrams go to.
+
+Its socket is connected, so that the kernel sorts out the answers and tells of ICMP errors. The
+rules for a new connection are asked when it begins and when it moves, as they would be after
+conntrack's entry was deleted; a flow that stays is not judged again (PARITY 5.11). It moves at its
+client's next datagram, when its endpoint is stale or has refused.
+"""
+
+from typing import TYPE_CHECKING
+
+from pyproxy.core.decision import decide
+from pyproxy.core.flows import Flow, is_stale
+from pyproxy.forward.dial import result_of
+from pyproxy.forward.sockets import EXHAUSTED, RawSocket, SocketAddress, datagram_socket
+
+if TYPE_CHECKING:
+    from pyproxy.core.affinity import EndpointKey
+    from pyproxy.forward.udp import UdpFrontend, UdpServer
+    from pyproxy.model.endpoint import Endpoint
+    from pyproxy.model.reasons import FlowEnd
+
+# Answers read in one turn.
+_ANSWERS_IN_A_TURN = 64
+
+
+class UdpFlow(Flow):
+    """Not in the table, and without a socket, until `open` has returned True.
+
+    _backend: the state of the Service port that the endpoint was last checked against.
+    _refused: the endpoints that refused since the last answer; the next pick avoids them.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_client",
+        "_counters",
+        "_endpoint",
+        "_frontend",
+        "_must_move",
+        "_refused",
+        "_server",
+        "_sock",
+    )
+
+    def __init__(self, server: "UdpServer", frontend: "UdpFrontend", client: SocketAddress) -> None:
+        super().__init__((frontend.frontend.key, client), server.clock())
+        self._server = server
+        self._frontend = frontend
+        self._client = client
+        self._counters = frontend.counters
+        self._backend = frontend.frontend.backend
+        self._endpoint: Endpoint | None = None
+        self._sock: RawSocket | None = None
+        self._refused: set[EndpointKey] = set()
+        self._must_move = False
+
+    def __str__(self) -> str:
+        return f"a flow of {self._client[0]} to {self._frontend.frontend}"
+
+    def open(self) -> bool:
+        """Connect to an endpoint. False when the client is refused or none can be reached."""
+        if not self._connect():
+            return False
+        self._frontend.flows += 1
+        self._counters.opened += 1
+        self._counters.active += 1
+        return True
+
+    def send(self, data: memoryview) -> None:
+        """Pass on a datagram of the client, after moving to another endpoint if it has to."""
+        self._server.flows.sent(self, self._server.clock())
+        if not self._settle():
+            return
+        if not self._send(data) and self._must_move and self._settle():
+            # The kernel told of an earlier datagram's refusal instead of sending this one (udp(7)).
+            self._send(data)
+
+    def end(self, reason: "FlowEnd") -> None:
+        """Close, after the table has forgotten it."""
+        if self._sock is None:
+            return
+        self._server.poller.close(self._sock)
+        self._sock = None
+        self._counters.active -= 1
+        self._counters.closed[reason] += 1
+        self._frontend.flows -= 1
+        self._frontend.close_if_unused()
+
+    def on_events(self, fd: int, events: int) -> None:  # noqa: ARG002  # errors come with the reads
+        """Pass on the endpoint's answers."""
+        self.on_resume()
+
+    def on_resume(self) -> None:
+        """Pass on one turn's worth of answers, and go on later when there may be more."""
+        buffer = self._server.buffer
+        for _ in range(_ANSWERS_IN_A_TURN):
+            if self._sock is None:
+                return
+            try:
+                size = self._sock.recv_into(buffer)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._on_refusal(error)
+                continue
+            self._on_answer(buffer[:size])
+        self._server.poller.resume(self)
+
+    def on_fault(self) -> None:
+        """End the flow; the client's next datagram begins another."""
+        self._server.flows.remove(self)
+        self.end("service_gone")
+
+    def _on_answer(self, data: memoryview) -> None:
+        self._server.flows.replied(self, self._server.clock())
+        self._refused.clear()
+        if self._frontend.reply(data, self._client):
+            self._counters.datagrams_to_client += 1
+            self._counters.bytes_to_client += len(data)
+
+    def _send(self, data: memoryview) -> bool:
+        assert self._sock is not None
+        try:
+            self._sock.send(data)
+        except BlockingIOError:  # its send buffer is full: a datagram may be lost
+            return True
+        except OSError as error:
+            self._on_refusal(error)
+            return False
+        self._counters.datagrams_to_endpoint += 1
+        self._counters.bytes_to_endpoint += len(data)
+        return True
+
+    def _on_refusal(self, error: OSError) -> None:
+        """Note an ICMP error; anything else (too long, no memory) concerns one datagram only."""
+        result = result_of(error.errno or 0)
+        if result == "error" or self._endpoint is None:
+            return
+        self._counters.attempts[result] += 1
+        self._refused.add((self._endpoint.address, self._endpoint.port))
+        self._server.balancer.failed(self._backend, self._client[0], self._endpoint)
+        self._must_move = True
+
+    def _settle(self) -> bool:
+        """Move to another endpoint when it has to; False when the flow has ended instead."""
+        assert self._endpoint is not None
+        backend = self._frontend.frontend.backend
+        if backend is not self._backend:
+            self._backend = backend
+            if is_stale((self._endpoint.address, self._endpoint.port), backend):
+                self._refused.clear()
+                if self._move():
+                    return True
+                self._server.flows.remove(self)
+                self.end("service_gone")
+                return False
+        if self._must_move:
+            self._move()  # nowhere else to go: the same endpoint may be back by now
+        return True
+
+    def _move(self) -> bool:
+        """Leave the endpoint for another; a new socket, as the old keeps its source address."""
+        old_sock, old_endpoint = self._sock, self._endpoint
+        self._must_move = False
+        if not self._connect():
+            return False
+        if old_sock is not None and old_endpoint is not None:
+            self._server.poller.close(old_sock)
+            self._counters.flows_moved += old_endpoint != self._endpoint
+        return True
+
+    def _connect(self) -> bool:
+        """Pick an endpoint and connect a socket to it; without one everything stays as it is."""
+        while (endpoint := self._pick()) is not None:
+            try:
+                sock = self._connected_socket(endpoint)
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    # A flow that moves must not evict itself; the client's next datagram opens one.
+                    if self._sock is None and self._server.evict_oldest():
+                        continue
+                    self._server.report_exhaustion(error, f"connect to {endpoint} over UDP")
+                    return False
+                if (endpoint.address, endpoint.port) in self._refused:
+                    return False  # all have refused, and it is the second time for this one
+                self._counters.attempts[result_of(error.errno or 0)] += 1
+                self._refused.add((endpoint.address, endpoint.port))
+                continue
+            self._sock, self._endpoint = sock, endpoint
+            self._server.poller.watch(sock.fileno(), self)
+            return True
+        return False
+
+    def _connected_socket(self, endpoint: "Endpoint") -> RawSocket:
+        sock = datagram_socket(endpoint.address)
+        try:
+            sock.connect((endpoint.address, endpoint.port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _pick(self) -> "Endpoint | None":
+        """Pick by the rules for a new connection. When all have refused, begin again with any."""
+        server, frontend, client = self._server, self._frontend.frontend, self._client[0]
+        decision = decide(frontend, client, server.node)
+        if decision.action != "forward":
+            return None
+        pick, now_s = server.balancer.pick, server.clock()
+        endpoint = pick(frontend.backend, decision.endpoints, client, now_s, self._refused)
+        return endpoint or pick(frontend.backend, decision.endpoints, client, now_s)

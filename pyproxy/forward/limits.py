@@ -1,0 +1,94 @@
+"""Whether to take one more client: the bound on live connections, and pauses when out of files.
+
+Clients that are not taken stay in the kernel's accept queues; nothing is refused, nothing spins.
+Owns the list of listeners that have stopped because of it (parked), and wakes them.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pyproxy.forward.burst import Burst
+from pyproxy.forward.poller import Poller, Watcher
+from pyproxy.forward.settings import ForwardSettings
+from pyproxy.forward.ticker import Ticker
+from pyproxy.metrics import Metrics
+
+if TYPE_CHECKING:
+    import asyncio
+
+log = logging.getLogger(__name__)
+
+
+class Admission:
+    """Counts live connections and says whether one more may come."""
+
+    def __init__(
+        self,
+        settings: ForwardSettings,
+        poller: Poller,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        loop: "asyncio.AbstractEventLoop",
+    ) -> None:
+        self.live = 0
+        self._max = settings.max_connections
+        self._poller = poller
+        self._metrics = metrics
+        self._parked: dict[Watcher, None] = {}
+        self._is_paused = False
+        self._pause = Ticker(loop, settings.accept_pause_s, self._end_pause)
+        self._exhaustions = Burst(clock)
+        self._full = Burst(clock)
+
+    def may_accept(self) -> bool:
+        """Whether one more connection may be accepted now."""
+        return self.live < self._max and not self._is_paused
+
+    def opened(self) -> None:
+        """Count a connection that was accepted."""
+        self.live += 1
+
+    def closed(self) -> None:
+        """Count its end; a listener that waits for room goes on."""
+        self.live -= 1
+        if self._parked:
+            self.wake_one()
+
+    def park(self, listener: Watcher) -> None:
+        """Remember a listener that was told not to accept, and wake it when it may."""
+        self._parked[listener] = None
+        if not self._is_paused and self._full.is_first():
+            log.warning(
+                "%d connections are live, the most allowed; new clients wait to be accepted",
+                self.live,
+            )
+
+    def wake_one(self) -> None:
+        """Let one parked listener go on. It calls this in turn when it has no client waiting."""
+        if self._parked and self.may_accept():
+            listener = next(iter(self._parked))
+            del self._parked[listener]
+            self._poller.resume(listener)
+
+    def forget(self, listener: Watcher) -> None:
+        """Wake it no more: it is closed."""
+        self._parked.pop(listener, None)
+
+    def exhausted(self, error: OSError, doing: str) -> None:
+        """Pause accepting: this host is out of descriptors or memory. The live ones go on."""
+        if self._exhaustions.is_first():
+            log.error("%s: %s; accepting pauses until some are free again", doing, error.strerror)
+        if not self._is_paused:
+            self._metrics.accept_pauses += 1
+            self._is_paused = True
+        self._pause.wake()
+
+    def stop(self) -> None:
+        """Stop the timer."""
+        self._pause.stop()
+
+    def _end_pause(self) -> bool:
+        self._is_paused = False
+        self.wake_one()
+        return False

@@ -1,0 +1,36 @@
+"""What a user may choose about forwarding. Times are seconds; `_s` says so."""
+
+import msgspec
+
+
+class ForwardSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one forwarder. All numbers are > 0.
+
+    connect_timeout_s: for one attempt; connect_deadline_s: for all attempts of one connection.
+    keepalive_*: TCP keep-alive of both legs; a vanished peer is noticed after
+        idle + interval * probes, here two minutes. Idle connections are never closed.
+    max_connections: live TCP connections; further ones wait in the kernel's accept queues.
+    accept_pause_s: how long to leave clients in the accept queues when descriptors run out.
+    backlog: of each TCP listener; the kernel cuts it to net.core.somaxconn (4096 by default).
+    reuse_port: let several processes listen on the same frontends (SO_REUSEPORT).
+    bind_retry_s, bind_retry_batch: how often to try again what could not be bound, and how many of
+        them at once: 500 binds take about 5 ms.
+    udp_unreplied_timeout_s, udp_replied_timeout_s: idle times of a flow before and after its
+        endpoint has answered; conntrack's defaults (PARITY 11.1).
+    max_udp_flows: each takes one descriptor.
+    """
+
+    connect_timeout_s: float = 1.0
+    connect_deadline_s: float = 5.0
+    keepalive_idle_s: int = 60
+    keepalive_interval_s: int = 15
+    keepalive_probes: int = 4
+    max_connections: int = 65_536
+    accept_pause_s: float = 0.1
+    backlog: int = 4096
+    reuse_port: bool = False
+    bind_retry_s: float = 2.0
+    bind_retry_batch: int = 500
+    udp_unreplied_timeout_s: float = 30.0
+    udp_replied_timeout_s: float = 120.0
+    max_udp_flows: int = 16_384

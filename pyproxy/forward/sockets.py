@@ -1,0 +1,107 @@
+"""Making and ending raw sockets: the options, and the errors that are not one connection's fault.
+
+`_socket.socket`, the C base class, is used throughout: building the Python subclass costs a
+microsecond more for each connection and adds nothing needed here.
+"""
+
+import _socket
+import errno
+import socket
+import struct
+from typing import Any, cast
+
+from pyproxy.forward.settings import ForwardSettings
+
+RawSocket = _socket.socket
+# (host, port), with flow info and scope behind them for IPv6.
+SocketAddress = tuple[Any, ...]
+
+# This host is out of something; waiting helps, another endpoint does not (accept(2), socket(2)).
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+_LINGER_ZERO = struct.pack("ii", 1, 0)
+_NON_BLOCKING_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+
+
+def family_number(address: str) -> int:
+    """Return AF_INET or AF_INET6 for a canonical address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def listen_tcp(address: str, port: int, settings: ForwardSettings) -> RawSocket:
+    """Return a listening socket. Raises OSError when the address cannot be bound.
+
+    Accepted sockets inherit TCP_NODELAY and keep-alive from it on Linux, so it is set here once and
+    not for every client.
+    """
+    listener = _bound(address, port, _NON_BLOCKING_STREAM, settings, reuse_address=True)
+    try:
+        set_stream_options(listener, settings)
+        listener.listen(settings.backlog)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def bind_udp(address: str, port: int, settings: ForwardSettings) -> RawSocket:
+    """Return a bound UDP socket. Raises OSError when the address cannot be bound.
+
+    Bound to exactly this address, so that what is sent from it comes from the VIP. Without
+    SO_REUSEADDR: on UDP that would let another socket steal the datagrams (socket(7)).
+    """
+    kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+    return _bound(address, port, kind, settings, reuse_address=False)
+
+
+def _bound(
+    address: str, port: int, kind: int, settings: ForwardSettings, *, reuse_address: bool
+) -> RawSocket:
+    family = family_number(address)
+    sock = RawSocket(family, kind)
+    try:
+        if reuse_address:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if settings.reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def accept(listener: RawSocket) -> tuple[RawSocket, str]:
+    """Take the next client off the queue: its socket and its address. Raises OSError.
+
+    The descriptor stays in blocking mode, which would take a call to change; the flag given here
+    only tells Python so. Reads and writes on it say MSG_DONTWAIT.
+    """
+    fd, address = cast(tuple[int, SocketAddress], listener._accept())  # type: ignore[attr-defined]
+    return RawSocket(listener.family, _NON_BLOCKING_STREAM, 0, fd), address[0]
+
+
+def stream_socket(address: str) -> RawSocket:
+    """Return a non-blocking TCP socket of the address's family. Raises OSError."""
+    return RawSocket(family_number(address), _NON_BLOCKING_STREAM)
+
+
+def datagram_socket(address: str) -> RawSocket:
+    """Return a non-blocking UDP socket of the address's family. Raises OSError."""
+    return RawSocket(family_number(address), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+
+def set_stream_options(sock: RawSocket, settings: ForwardSettings) -> None:
+    """Send small writes at once, and probe a silent peer."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, settings.keepalive_idle_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, settings.keepalive_interval_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, settings.keepalive_probes)
+
+
+def reset_on_close(sock: RawSocket) -> None:
+    """Make the coming close send RST instead of FIN (SO_LINGER with zero seconds, socket(7))."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)

@@ -1,0 +1,287 @@
+"""One TCP connection from accept to its one close reason.
+
+    accepted -> refused (not forwarded: reset)
+             -> dialling one endpoint after another -> relaying -> closed
+
+The client is not read before an endpoint is connected, so another endpoint can still be tried: its
+first bytes stay in the kernel. A FIN is not the end: a client may send its request, end its side
+and wait for the answer. A reset on one side is passed on as a reset to the other.
+"""
+
+import errno
+import logging
+import socket
+from typing import TYPE_CHECKING
+
+from pyproxy.core.decision import decide
+from pyproxy.forward.dial import result_of, start_connect
+from pyproxy.forward.poller import ERROR, HANGUP, OUT, PEER_ENDED, READABLE
+from pyproxy.forward.relay import Direction, Outcome
+from pyproxy.forward.sockets import EXHAUSTED, RawSocket, reset_on_close
+
+if TYPE_CHECKING:
+    from pyproxy.core.affinity import EndpointKey
+    from pyproxy.forward.connections import Connections
+    from pyproxy.metrics import ServicePortCounters
+    from pyproxy.model.endpoint import Endpoint
+    from pyproxy.model.reasons import CloseReason, ConnectResult
+    from pyproxy.model.table import Frontend
+
+log = logging.getLogger(__name__)
+
+_FAILED = ERROR | HANGUP
+
+
+class Connection:
+    """A client's connection. `next_step_s`: when the attempt that is under way times out."""
+
+    __slots__ = (
+        "_client",
+        "_client_address",
+        "_client_events",
+        "_counters",
+        "_endpoint",
+        "_endpoints",
+        "_frontend",
+        "_give_up_s",
+        "_is_open",
+        "_shared",
+        "_to_client",
+        "_to_endpoint",
+        "_tried",
+        "_upstream",
+        "next_step_s",
+    )
+
+    def __init__(
+        self,
+        shared: "Connections",
+        frontend: "Frontend",
+        counters: "ServicePortCounters",
+        client: RawSocket,
+        client_address: str,
+    ) -> None:
+        self._shared = shared
+        self._frontend = frontend
+        self._counters = counters
+        self._client = client
+        self._client_address = client_address
+        self._is_open = True
+        self._client_events = 0  # those that came before an endpoint was connected
+        self._endpoints: tuple[Endpoint, ...] = ()
+        self._tried: set[EndpointKey] = set()
+        self._endpoint: Endpoint | None = None
+        self._upstream: RawSocket | None = None
+        self._to_endpoint: Direction | None = None
+        self._to_client: Direction | None = None
+        self._give_up_s = 0.0
+        self.next_step_s = 0.0
+
+    def __str__(self) -> str:
+        return f"a connection of {self._client_address} to {self._frontend}"
+
+    def start(self) -> None:
+        """Decide about the client: refuse it, or dial the first endpoint."""
+        shared = self._shared
+        decision = decide(self._frontend, self._client_address, shared.node)
+        if decision.action != "forward":
+            is_outside = decision.reason == "SourceNotAllowed"
+            self._close("not_allowed" if is_outside else "no_endpoint", reset=True)
+            return
+        self._endpoints = decision.endpoints
+        self._give_up_s = shared.clock() + shared.settings.connect_deadline_s
+        shared.poller.watch(self._client.fileno(), self)
+        shared.dialling(self)
+        self._dial()
+
+    def on_events(self, fd: int, events: int) -> None:
+        """Handle an event of either socket."""
+        if self._to_endpoint is not None and self._to_client is not None:
+            if fd == self._client.fileno():
+                self._on_relay_events(events, self._to_endpoint, self._to_client)
+            else:
+                self._on_relay_events(events, self._to_client, self._to_endpoint)
+        elif fd == self._client.fileno():
+            self._on_client_while_dialling(events)
+        else:
+            self._on_dial_events(events)
+
+    def on_resume(self) -> None:
+        """Go on with bulk data."""
+        for direction in (self._to_endpoint, self._to_client):
+            if self._is_open and direction is not None and direction.is_waiting:
+                direction.is_waiting = False
+                self._pump(direction)
+
+    def on_fault(self) -> None:
+        """Close after an unexpected exception."""
+        self._close("error", reset=True)
+
+    def cut(self) -> None:
+        """Reset both sides: pyproxy stops."""
+        self._close("drained", reset=True)
+
+    # Dialling
+
+    def on_step_due(self) -> None:
+        """Try the next endpoint: the attempt took too long, or could not be started a while ago."""
+        if self._upstream is None:
+            self._dial()
+        else:
+            self._attempt_failed("timeout")
+
+    def _dial(self) -> None:
+        """Start an attempt; while the kernel fails those at once, start another."""
+        shared = self._shared
+        while (now_s := shared.clock()) < self._give_up_s:
+            endpoint = self._endpoint = shared.balancer.pick(
+                self._frontend.backend, self._endpoints, self._client_address, now_s, self._tried
+            )
+            if endpoint is None:
+                break
+            try:
+                self._upstream = start_connect(endpoint, shared.settings)
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    # Another endpoint needs a descriptor as well. Wait for one until the deadline.
+                    self._count_attempt("error")
+                    shared.admission.exhausted(error, f"connect to {endpoint}")
+                    pause_s = now_s + shared.settings.accept_pause_s
+                    self.next_step_s = min(pause_s, self._give_up_s)
+                    return
+                self._note_failure(result_of(error.errno or 0))
+                continue
+            shared.poller.watch(self._upstream.fileno(), self)
+            self.next_step_s = min(now_s + shared.settings.connect_timeout_s, self._give_up_s)
+            return
+        self._close("connect_failed", reset=True)
+
+    def _on_client_while_dialling(self, events: int) -> None:
+        if events & _FAILED:
+            # Both sides of the client's connection are closed, and we closed neither: a reset.
+            self._close("client_gone", reset=True)
+        else:
+            self._client_events |= events
+
+    def _on_dial_events(self, events: int) -> None:
+        assert self._upstream is not None
+        if events & _FAILED:
+            code = self._upstream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._attempt_failed(result_of(code or errno.ECONNRESET))
+        elif events & OUT:  # never told of a socket that is still connecting
+            self._connected(self._upstream, events)
+
+    def _attempt_failed(self, result: "ConnectResult") -> None:
+        assert self._upstream is not None
+        self._shared.poller.close(self._upstream)
+        self._upstream = None
+        self._note_failure(result)
+        self._dial()
+
+    def _note_failure(self, result: "ConnectResult") -> None:
+        endpoint = self._endpoint
+        assert endpoint is not None
+        self._count_attempt(result)
+        self._tried.add((endpoint.address, endpoint.port))
+        self._shared.balancer.failed(self._frontend.backend, self._client_address, endpoint)
+        log.debug("connect to %s for %s: %s", endpoint, self._frontend.backend.name, result)
+
+    def _count_attempt(self, result: "ConnectResult") -> None:
+        self._counters.attempts[result] += 1
+
+    def _connected(self, upstream: RawSocket, events: int) -> None:
+        shared = self._shared
+        self._count_attempt("ok")
+        shared.dialled(self)
+        workspace = shared.workspace
+        to_endpoint = Direction(self._client, upstream, workspace, is_to_client=False)
+        to_client = Direction(upstream, self._client, workspace, is_to_client=True)
+        self._to_endpoint, self._to_client = to_endpoint, to_client
+        self._on_relay_events(self._client_events & ~OUT, to_endpoint, to_client)
+        if self._is_open:  # the endpoint may have spoken first
+            self._on_relay_events(events & ~OUT, to_client, to_endpoint)
+
+    # Relaying
+
+    def _on_relay_events(self, events: int, outward: Direction, inward: Direction) -> None:
+        """Handle an event of the socket that `outward` reads and `inward` writes."""
+        if events & PEER_ENDED:
+            outward.source_ended = True
+        if events & OUT and inward.has_pending and not inward.is_waiting:
+            self._pump(inward)
+            if not self._is_open:
+                return
+        if not events & READABLE or outward.is_waiting:
+            return
+        if not (outward.ended or outward.has_pending):
+            self._pump(outward)
+        elif events & ERROR and self._is_lost(outward.source):
+            # It is not being read, because the other side is slow or because it has ended: no
+            # read will tell of the reset.
+            self._reset_by(outward.source)
+
+    def _is_lost(self, sock: RawSocket) -> bool:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+    def _pump(self, direction: Direction) -> None:
+        outcome = direction.pump(self._counters)
+        if outcome is Outcome.BLOCKED:
+            return
+        if outcome is Outcome.TURN_OVER:
+            direction.is_waiting = True
+            self._shared.poller.resume(self)
+        elif outcome is Outcome.ENDED:
+            direction.ended = True
+            self._pass_on_end(direction)
+        elif outcome is Outcome.SOURCE_LOST:
+            self._reset_by(direction.source)
+        else:
+            direction.ended = True
+            self._destination_lost(direction)
+
+    def _pass_on_end(self, direction: Direction) -> None:
+        if self._other(direction).ended:
+            self._close("finished")  # closing sends the FIN
+            return
+        try:
+            direction.destination.shutdown(socket.SHUT_WR)
+        except OSError:  # ENOTCONN: it was reset meanwhile
+            self._destination_lost(direction)
+
+    def _destination_lost(self, direction: Direction) -> None:
+        """Pass on the reset, and before it what the lost side had still said.
+
+        A server that answers early and closes resets the rest of the request: its answer waits in
+        our receive queue, and with a plain network path the client would have got it.
+        """
+        other = self._other(direction)
+        if not (other.ended or other.has_pending):
+            other.pump(self._counters)
+        self._reset_by(direction.destination)
+
+    def _other(self, direction: Direction) -> Direction:
+        other = self._to_endpoint if direction.is_to_client else self._to_client
+        assert other is not None
+        return other
+
+    def _reset_by(self, lost: RawSocket) -> None:
+        self._close("client_reset" if lost is self._client else "endpoint_reset", reset=True)
+
+    # Closing
+
+    def _close(self, reason: "CloseReason", *, reset: bool = False) -> None:
+        """Give everything back. The one place where a connection ends, and it ends once."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        for direction in (self._to_endpoint, self._to_client):
+            if direction is not None:
+                direction.drop()
+        for sock in (self._client, self._upstream):
+            if sock is not None:
+                if reset:
+                    reset_on_close(sock)
+                self._shared.poller.close(sock)
+        self._counters.active -= 1
+        self._counters.closed[reason] += 1
+        self._shared.ended(self)

@@ -1,0 +1,201 @@
+"""UDP frontends: one socket each, and the table of their flows.
+
+Answers leave from the frontend's socket, so they come from the VIP. A frontend that leaves the
+table takes no new clients but keeps its socket for the flows it has, until the last of them is idle
+(PARITY 5.11, 11.10); it is revived when it comes back before that.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pyproxy.core.balancer import Balancer
+from pyproxy.core.flows import FlowTable
+from pyproxy.forward.burst import Burst
+from pyproxy.forward.flow import UdpFlow
+from pyproxy.forward.poller import Poller
+from pyproxy.forward.settings import ForwardSettings
+from pyproxy.forward.sockets import RawSocket, SocketAddress, bind_udp
+from pyproxy.forward.ticker import Ticker
+from pyproxy.metrics import Metrics
+from pyproxy.model.node import NodeView
+
+if TYPE_CHECKING:
+    from pyproxy.model.reasons import FlowEnd
+    from pyproxy.model.table import Frontend, FrontendKey
+
+log = logging.getLogger(__name__)
+
+# Datagrams read from one socket in one turn: about 1 ms of work.
+DATAGRAMS_IN_A_TURN = 64
+# The largest payload is 65,507 bytes on IPv4 and 65,527 on IPv6.
+_BUFFER_BYTES = 65_536
+# How exactly idle times are kept.
+_TICK_S = 1.0
+
+
+class UdpFrontend:
+    """The socket of one frontend. `flows` counts those that use it."""
+
+    def __init__(self, server: "UdpServer", frontend: "Frontend", sock: RawSocket) -> None:
+        self._server = server
+        self._sock = sock
+        self._is_open = True
+        self.flows = 0
+        self.is_retired = False
+        self.serve(frontend)
+
+    def __str__(self) -> str:
+        return f"the socket of {self.frontend}"
+
+    def serve(self, frontend: "Frontend") -> None:
+        """Send new flows, and flows that move, by this state of the frontend."""
+        self.is_retired = False
+        self.frontend = frontend
+        self.counters = self._server.metrics.service_port(frontend.backend.name)
+
+    def retire(self) -> None:
+        """Take no new clients; close with the last flow."""
+        self.is_retired = True
+        self.close_if_unused()
+
+    def close_if_unused(self) -> None:
+        """Close a retired frontend without flows."""
+        if self.is_retired and not self.flows and self._is_open:
+            self._is_open = False
+            self._server.poller.close(self._sock)
+            self._server.closed(self)
+
+    def on_events(self, fd: int, events: int) -> None:  # noqa: ARG002  # only datagrams can be reported
+        """Read what clients have sent."""
+        self.on_resume()
+
+    def on_resume(self) -> None:
+        """Read one turn's worth of datagrams, and go on later when there may be more."""
+        buffer = self._server.buffer
+        for _ in range(DATAGRAMS_IN_A_TURN):
+            if not self._is_open:
+                return
+            try:
+                size, client = self._sock.recvfrom_into(buffer)
+            except BlockingIOError:
+                return
+            self._on_datagram(buffer[:size], client)
+        self._server.poller.resume(self)
+
+    def on_fault(self) -> None:
+        """Drop the datagram that it happened with, and read on."""
+        self._server.poller.resume(self)
+
+    def reply(self, data: memoryview, client: SocketAddress) -> bool:
+        """Send an answer to a client; False when the kernel did not take it."""
+        try:
+            self._sock.sendto(data, client)
+        except OSError:
+            return False
+        return True
+
+    def _on_datagram(self, data: memoryview, client: SocketAddress) -> None:
+        server = self._server
+        flow = server.flows.get((self.frontend.key, client))
+        if flow is None:
+            if self.is_retired:
+                return
+            flow = UdpFlow(server, self, client)
+            if not flow.open():
+                return
+            evicted = server.flows.add(flow)
+            if evicted is not None:
+                evicted.end("evicted")
+            server.opened()
+        flow.send(data)
+
+
+class UdpServer:
+    """All UDP frontends, by key, and all flows. Owns the flow table and its timer."""
+
+    def __init__(
+        self,
+        settings: ForwardSettings,
+        balancer: Balancer,
+        poller: Poller,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.settings = settings
+        self.balancer = balancer
+        self.poller = poller
+        self.metrics = metrics
+        self.clock = clock
+        self.node = NodeView()
+        self.buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._exhaustions = Burst(clock)
+        self.flows: FlowTable[UdpFlow] = FlowTable(
+            settings.max_udp_flows,
+            settings.udp_unreplied_timeout_s,
+            settings.udp_replied_timeout_s,
+        )
+        self._frontends: dict[FrontendKey, UdpFrontend] = {}
+        self._idle_times = Ticker(loop, _TICK_S, self._expire)
+
+    def keys(self) -> "list[FrontendKey]":
+        """The frontends that take new clients."""
+        return [key for key, frontend in self._frontends.items() if not frontend.is_retired]
+
+    def serve(self, frontend: "Frontend") -> None:
+        """Bind a frontend, or change where it leads. Raises OSError when it cannot be bound."""
+        known = self._frontends.get(frontend.key)
+        if known is not None:
+            known.serve(frontend)
+            return
+        sock = bind_udp(frontend.address, frontend.port, self.settings)
+        made = self._frontends[frontend.key] = UdpFrontend(self, frontend, sock)
+        self.poller.watch(sock.fileno(), made)
+
+    def retire(self, key: "FrontendKey") -> None:
+        """Take no new clients on a frontend."""
+        frontend = self._frontends.get(key)
+        if frontend is not None:
+            frontend.retire()
+
+    def opened(self) -> None:
+        """A flow was added: watch idle times."""
+        self._idle_times.wake()
+
+    def closed(self, frontend: UdpFrontend) -> None:
+        """Forget a frontend whose socket was closed."""
+        del self._frontends[frontend.frontend.key]
+
+    def evict_oldest(self) -> bool:
+        """End the longest idle flow, which frees a descriptor. False when there is none."""
+        flow = self.flows.evict_oldest()
+        if flow is None:
+            return False
+        flow.end("evicted")
+        return True
+
+    def report_exhaustion(self, error: OSError, doing: str) -> None:
+        """Log that this host is out of descriptors or memory, once per burst."""
+        if self._exhaustions.is_first():
+            log.error("%s: %s; datagrams of new clients are lost", doing, error.strerror)
+
+    def cut_all(self) -> None:
+        """End every flow, and close the frontends that were retired."""
+        self._end_all(self.flows.clear(), "drained")
+
+    def close(self) -> None:
+        """End every flow, close every socket, stop the timer."""
+        for key in self.keys():
+            self.retire(key)
+        self.cut_all()
+        self._idle_times.stop()
+
+    def _expire(self) -> bool:
+        self._end_all(self.flows.expire(self.clock()), "idle")
+        return bool(self.flows)
+
+    def _end_all(self, flows: list[UdpFlow], reason: "FlowEnd") -> None:
+        for flow in flows:
+            flow.end(reason)
