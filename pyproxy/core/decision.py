@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from pyproxy.model.addresses import Family, is_loopback
 from pyproxy.model.endpoint import Endpoint
 from pyproxy.model.node import NodeView
 from pyproxy.model.table import Action, Frontend
@@ -62,12 +63,17 @@ def uses_local(frontend: Frontend, client: str, node: NodeView) -> bool:
         return frontend.backend.internal_local
     if not frontend.backend.external_local:
         return False
-    return not (is_pod(client, node) or client in node.local_addresses)
+    return not (is_pod(client, node) or is_node(client, node))
 
 
 def is_pod(client: str, node: NodeView) -> bool:
     """Whether the address counts as a pod's under detectLocalMode (8.6); False when not known."""
     return bool(client) and any(client in network for network in node.pod_networks)
+
+
+def is_node(client: str, node: NodeView) -> bool:
+    """Whether the address is the node's own; all of 127.0.0.0/8 is, on an interface or not (4.11)."""
+    return client in node.local_addresses or is_loopback(client)
 
 
 def is_allowed(frontend: Frontend, client: str, node: NodeView) -> bool:
@@ -98,10 +104,15 @@ def source_of(frontend: Frontend, client: str, endpoint: Endpoint, node: NodeVie
     if endpoint.is_local and endpoint.address == client:
         return "node"  # hairpin: the pod would answer itself directly (8.5)
     if frontend.kind == "ClusterIP":
-        is_outsider = bool(client and node.pod_networks) and not is_pod(client, node)
-        return "node" if node.masquerade_all or is_outsider else "client"
+        is_outsider = _detects_pods(node, frontend.backend.family) and not is_pod(client, node)
+        return "node" if node.masquerade_all or (client and is_outsider) else "client"
     if not frontend.backend.external_local:
         return "node"  # 8.3: the endpoint may be elsewhere, and the reply must pass here
     if is_pod(client, node):
         return "client"
-    return "node" if client in node.local_addresses else "client"  # 8.4
+    return "node" if is_node(client, node) else "client"  # 8.4
+
+
+def _detects_pods(node: NodeView, family: Family) -> bool:
+    """Whether pods are told from others in a family: each has its own detection (8.2, 8.6)."""
+    return any(network.family == family for network in node.pod_networks)

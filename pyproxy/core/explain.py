@@ -7,7 +7,7 @@ looked at, and stop at the first that fails, with one line on how to mend it.
 import difflib
 
 from pyproxy.core import unserved
-from pyproxy.core.decision import decide, is_pod, source_of, uses_local
+from pyproxy.core.decision import decide, is_node, is_pod, source_of, uses_local
 from pyproxy.core.explanation import Check, Explanation, Reason, ref
 from pyproxy.core.selection import why_not_proxied
 from pyproxy.core.store import Store
@@ -211,7 +211,7 @@ def _source_check(
     elif all(e.is_local and e.address == client for e in endpoints):
         why = "the client is the endpoint itself"
     else:
-        why = f"{client} is {'this node' if client in node.local_addresses else 'no pod'}"
+        why = f"{client} is {'this node' if is_node(client, node) else 'no pod'}"
     return Check("Source", ok=True, detail=f"the endpoint sees the node's address: {why}")
 
 
