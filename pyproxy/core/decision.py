@@ -72,7 +72,7 @@ def is_pod(client: str, node: NodeView) -> bool:
 
 
 def is_node(client: str, node: NodeView) -> bool:
-    """Whether the address is the node's own; all of 127.0.0.0/8 is, on an interface or not (4.11)."""
+    """Whether the address is the node's own (4.11); all of 127.0.0.0/8 is."""
     return client in node.local_addresses or is_loopback(client)
 
 

@@ -10,12 +10,13 @@ from pyproxy.core import unserved
 from pyproxy.core.decision import decide, is_node, is_pod, source_of, uses_local
 from pyproxy.core.explanation import Check, Explanation, Reason, ref
 from pyproxy.core.selection import why_not_proxied
+from pyproxy.core.slices import merge
 from pyproxy.core.store import Store
 from pyproxy.core.target import AddressTarget, NameTarget, Target
 from pyproxy.core.topology import topology_of
 from pyproxy.model.endpoint import Endpoint, EndpointSlice
 from pyproxy.model.node import NodeView
-from pyproxy.model.service import Service, ServiceName, ServicePortName
+from pyproxy.model.service import Service, ServiceName, ServicePort, ServicePortName
 from pyproxy.model.table import Backend, Frontend
 
 
@@ -37,7 +38,7 @@ def _explain_frontend(store: Store, frontend: Frontend, target: AddressTarget) -
     if decision.reason == "SourceNotAllowed":
         checks[1] = _source_not_allowed(frontend, target.client)
     elif decision.reason == "NoReadyEndpoint":
-        reason, failed = _why_no_endpoint(store.slices_of(backend.name.service), backend)
+        reason, failed = _why_no_endpoint(store, backend)
         checks.append(failed)
     else:
         checks.append(_readiness_check(store, backend))
@@ -90,11 +91,22 @@ def _source_not_allowed(frontend: Frontend, client: str) -> Check:
     )
 
 
-def _why_no_endpoint(slices: tuple[EndpointSlice, ...], backend: Backend) -> tuple[Reason, Check]:
+def _slices(store: Store, backend: Backend) -> tuple[EndpointSlice, ...]:
+    slices = store.slices_of(backend.name.service)
+    return tuple(s for s in slices if s.address_type == backend.family)
+
+
+def _endpoints(store: Store, backend: Backend) -> tuple[Endpoint, ...]:
+    """Every endpoint of the Service port, usable or not."""
+    port = ServicePort(backend.name.port, backend.name.protocol, 0)  # its number is never looked at
+    return merge(_slices(store, backend), port, backend.family, store.table().node.name)
+
+
+def _why_no_endpoint(store: Store, backend: Backend) -> tuple[Reason, Check]:
     """Find the first reason for which a Service port has nothing usable anywhere."""
     name = backend.name
     label = f"-l kubernetes.io/service-name={name.name}"
-    slices = tuple(s for s in slices if s.address_type == backend.family)
+    slices = _slices(store, backend)
     if not slices:
         return "NoEndpointSlice", Check(
             "EndpointSlices",
@@ -120,7 +132,7 @@ def _why_no_endpoint(slices: tuple[EndpointSlice, ...], backend: Backend) -> tup
         "Readiness",
         ok=False,
         detail="no endpoint is ready, and none is serving while it terminates: "
-        + _condition_counts(slices),
+        + _condition_counts(_endpoints(store, backend)),
         fix=f"see why the pods are not Ready: kubectl -n {name.namespace} get pods -o wide",
     )
 
@@ -139,15 +151,13 @@ def _port_mismatch(name: ServicePortName, ports: set[tuple[str, str]]) -> tuple[
     return ("PortProtocolMismatch" if is_protocol else "PortNameMismatch"), check
 
 
-def _condition_counts(slices: tuple[EndpointSlice, ...]) -> str:
-    endpoints = [endpoint for s in slices for endpoint in s.endpoints]
+def _condition_counts(endpoints: tuple[Endpoint, ...]) -> str:
     leaving = sum(e.terminating for e in endpoints)
     return f"{len(endpoints)} not ready, {leaving} of them terminating"
 
 
 def _readiness_check(store: Store, backend: Backend) -> Check:
-    slices = [s for s in store.slices_of(backend.name.service) if s.address_type == backend.family]
-    endpoints = {e.address: e for s in slices for e in s.endpoints}.values()
+    endpoints = _endpoints(store, backend)
     ready = sum(e.ready for e in endpoints)
     leaving = sum(not e.ready and e.serving and e.terminating for e in endpoints)
     detail = f"{ready} of {len(endpoints)} endpoints are ready"
@@ -276,14 +286,16 @@ def _is_asked(target: NameTarget, service: Service, frontend: Frontend) -> bool:
 
 
 def _no_frontend(service: Service, target: NameTarget) -> tuple[Reason, Check]:
-    if service.ports and all(port.protocol == "SCTP" for port in service.ports):
+    if any(target.port in {"", port.name, str(port.port)} for port in service.ports):
         return "ProtocolNotSupported", unserved.sctp_check(f"Service {target}")
     ports = ", ".join(f"{p.name or '(unnamed)'} {p.port}/{p.protocol}" for p in service.ports)
     return "UnknownPort", Check(
         "Port",
         ok=False,
-        detail=f"Service {service.key} has no port {target.port}; it has {ports or 'none'}",
-        fix="ask for one of these, by name or by number",
+        detail=f"Service {service.key} has no port {target.port}; it has {ports}"
+        if ports
+        else f"Service {service.key} has no ports",
+        fix="ask for one of these, by name or by number" if ports else "give it one in spec.ports",
     )
 
 

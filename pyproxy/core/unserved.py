@@ -8,7 +8,7 @@ from pyproxy.core.explanation import Check, Explanation, Reason
 from pyproxy.core.selection import NotProxied, why_not_proxied
 from pyproxy.core.store import Store
 from pyproxy.core.target import AddressTarget, Target
-from pyproxy.model.addresses import parse_address
+from pyproxy.model.addresses import Family, family_of, parse_address
 from pyproxy.model.service import Service
 from pyproxy.model.table import Action, FrontendKind
 
@@ -65,9 +65,9 @@ def _verdict(store: Store, target: AddressTarget) -> tuple[Action, Reason, Check
             return beyond, why, not_proxied_check(service, why)
     for service in store.services().values():
         if target.address in service.uncaptured_ips:
-            return "none", "NotCaptured", _uncaptured_check(service, target)
+            return beyond, "NotCaptured", _uncaptured_check(service, target)
         if target.address in (*service.load_balancer_ips, *service.external_ips):
-            return "none", *_wrong_port(service, target)  # 5.8: left alone
+            return beyond, *_wrong_port(service, target)  # 5.8: left alone
     if is_drop:
         return "drop", "UnallocatedAddress", _unallocated_check(target)
     return "none", *_node_port(store, target)
@@ -96,6 +96,10 @@ def not_proxied_check(service: Service, why: NotProxied) -> Check:
 
 
 def _wrong_port(service: Service, target: AddressTarget) -> tuple[Reason, Check]:
+    family = family_of(target.address)
+    if family not in service.cluster_ips:  # 1.7
+        what = f"{target.address} is of Service {service.key}"
+        return "AddressNotServed", _family_check(what, family)
     protocols = {port.protocol for port in service.ports if port.port == target.port}
     if target.protocol in protocols:  # it is a port of the Service, and yet not served
         return "ProtocolNotSupported", sctp_check(str(target))
@@ -126,6 +130,15 @@ def sctp_check(what: str) -> Check:
     )
 
 
+def _family_check(what: str, family: Family) -> Check:
+    return Check(
+        "Address",
+        ok=False,
+        detail=f"{what}, which is not served in {family}",
+        fix=f"give the Service a ClusterIP of {family} too (spec.ipFamilyPolicy)",
+    )
+
+
 def _uncaptured_check(service: Service, target: AddressTarget) -> Check:
     return Check(
         "Address",
@@ -152,6 +165,11 @@ def _node_port(store: Store, target: AddressTarget) -> tuple[Reason, Check]:
         protocols = {p.protocol for p in service.ports if p.node_port == target.port}
         if not protocols:
             continue
+        why = why_not_proxied(service, store.config.proxy_name)
+        if why is not None:
+            return why, not_proxied_check(service, why)
+        if target.protocol == "SCTP" and "SCTP" in protocols:
+            return "ProtocolNotSupported", sctp_check(str(target))
         if target.protocol not in protocols and target.address in node.node_port_addresses:
             found = " and ".join(sorted(protocols))
             return "ProtocolMismatch", Check(
@@ -175,13 +193,9 @@ def _node_port(store: Store, target: AddressTarget) -> tuple[Reason, Check]:
 def _address_not_served(service: Service, target: AddressTarget, store: Store) -> Check:
     node = store.table().node
     what = f"port {target.port} is a node port of Service {service.key}"
-    if target.protocol == "SCTP":
-        return sctp_check(what)
     if target.address in node.node_port_addresses:
-        family = "IPv6" if ":" in target.address else "IPv4"
-        detail = f"{what}, which is not served in {family}"
-        fix = f"give the Service a ClusterIP of {family} too (spec.ipFamilyPolicy)"
-    elif target.address in node.local_addresses:
+        return _family_check(what, family_of(target.address))
+    if target.address in node.local_addresses:
         detail = f"{what}, but nodePortAddresses leaves {target.address} out"
         fix = "connect to another address of the node, or change nodePortAddresses"
     else:
