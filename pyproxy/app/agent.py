@@ -13,6 +13,7 @@ import resource
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -53,7 +54,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent is set to. Times are seconds.
 
     manifests: files and directories to read; empty: the API server is watched, as `api` says.
-    metrics, health: where their HTTP ports listen.
+    metrics, health: where their HTTP ports listen; http_retry_s: until one that is taken is tried
+    again.
     min_sync_period_s: between two updates of the forwarder. sync_period_s: until a failed one is
     tried again, and half the time after which a waiting one makes the proxy unhealthy.
     """
@@ -64,13 +66,18 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     forward: ForwardSettings = ForwardSettings()
     metrics: HostPort = HostPort("127.0.0.1", 10249)
     health: HostPort = HostPort("0.0.0.0", 10256)  # noqa: S104  probes and load balancers ask it
+    http_retry_s: float = web.BIND_RETRY_S
     drain_timeout_s: float = 30.0
     min_sync_period_s: float = 0.05
     sync_period_s: float = 30.0
 
 
 class Agent:
-    """One process that serves Services. `ready` is set once the first table is served."""
+    """One process that serves Services.
+
+    ready: set once the first table is served. urls: of the `metrics` and the `health` port, once
+    they listen.
+    """
 
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
@@ -78,6 +85,8 @@ class Agent:
         self.store = Store(settings.proxy)
         self.health = ProxyHealth(timedelta(seconds=2 * settings.sync_period_s))
         self.ready = asyncio.Event()
+        self.urls: dict[str, str] = {}
+        self._knows_addresses = False
         self._forwarder = Forwarder(
             settings.forward,
             Balancer(random.random),
@@ -114,9 +123,16 @@ class Agent:
         metrics_routes = web.metrics_routes(registry(self.metrics))
         health_routes = web.health_routes(self.health, self.metrics, self.detail)
         return {
-            "the metrics port": web.serve("metrics", *metrics, metrics_routes),
-            "the health port": web.serve("health", *health, health_routes),
+            "the metrics port": self._serve("metrics", metrics, metrics_routes),
+            "the health port": self._serve("health", health, health_routes),
         }
+
+    def _serve(
+        self, name: str, at: HostPort, routes: dict[str, web.Handler]
+    ) -> Coroutine[Any, Any, None]:
+        bound = partial(self.urls.__setitem__, name)
+        retry_s = self._settings.http_retry_s
+        return web.serve(name, *at, routes, on_bound=bound, retry_s=retry_s)
 
     def _inputs(self) -> _Tasks:
         source: ManifestSource | ApiServerSource
@@ -138,6 +154,7 @@ class Agent:
         self._changed(changes)
 
     def _set_addresses(self, found: frozenset[str]) -> None:
+        self._knows_addresses = True
         self._changed(self.store.set_local_addresses(found))
 
     def _look_at_node(self) -> None:
@@ -152,7 +169,9 @@ class Agent:
             log.warning("%s", note)
         if len(changes.notes) > MAX_NOTES:
             log.warning("and %d more notes of this kind", len(changes.notes) - MAX_NOTES)
-        if self.store.is_synced and (changes.is_visible or not self.ready.is_set()):
+        # A partial table would refuse clients of what is yet to come (17.1).
+        is_whole = self.store.is_synced and self._knows_addresses
+        if is_whole and (changes.is_visible or not self.ready.is_set()):
             self.health.queued(datetime.now(UTC))
             self._pacer.request()
 

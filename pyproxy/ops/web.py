@@ -75,26 +75,30 @@ async def serve(
     port: int,
     routes: Mapping[str, Handler],
     *,
+    on_bound: Callable[[str], None] = lambda _: None,
     retry_s: float = BIND_RETRY_S,
 ) -> None:
-    """Serve GET requests for the routes until cancelled. Port 0 takes a free one, and logs it."""
+    """Serve GET requests for the routes until cancelled. Port 0 takes a free one, and logs it.
+
+    on_bound: is told the URL once it listens.
+    """
     application = web.Application()
     for path, handler in routes.items():
         application.router.add_get(path, handler)
-    runner = web.AppRunner(application, access_log=None, handle_signals=False)
+    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await _bind(runner, name, address, port, retry_s)
+        on_bound(await _bind(runner, name, address, port, retry_s))
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()
 
 
-async def _bind(runner: web.AppRunner, name: str, address: str, port: int, retry_s: float) -> None:
+async def _bind(runner: web.AppRunner, name: str, address: str, port: int, retry_s: float) -> str:
     is_reported = False
     while True:
         try:
-            await web.TCPSite(runner, address, port, shutdown_timeout=1.0).start()
+            await web.TCPSite(runner, address, port).start()
         except OSError as fault:
             if not is_reported:
                 where = join_host_port(address, port)
@@ -102,6 +106,6 @@ async def _bind(runner: web.AppRunner, name: str, address: str, port: int, retry
                 is_reported = True
             await asyncio.sleep(retry_s)
         else:
-            bound = runner.addresses[0]
-            log.info("%s on http://%s", name, join_host_port(bound[0], bound[1]))
-            return
+            url = f"http://{join_host_port(*runner.addresses[0][:2])}"
+            log.info("%s on %s", name, url)
+            return url
