@@ -1,10 +1,12 @@
 """Services and EndpointSlices from YAML files, read again when they change.
 
 Owns what each file held when it was last good: a file that breaks keeps its objects until it is
-mended, and a file that goes takes its objects with it.
+mended, and one that goes from a directory takes its objects with it. A path that was named and is
+gone keeps its objects too: more likely somebody is just putting it in place anew.
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ _SUFFIXES = {".yaml", ".yml", ".json"}
 # nor a ConfigMap's swap of a symbolic link two levels up.
 LOOK_INTERVAL_S = 0.5
 
-_Stamp = tuple[int, int, int]
+_Stamp = tuple[int, ...]
 
 
 def files_of(paths: Sequence[str]) -> list[Path]:
@@ -93,8 +95,10 @@ class ManifestSource:
         self._publish = publish
         self._metrics = metrics
         self._look_interval_s = look_interval_s
+        self._files: dict[str, list[Path]] = {}
         self._stamps: dict[Path, _Stamp] = {}
         self._manifests: dict[Path, Manifest] = {}
+        self._faults: dict[Path, tuple[str, ...]] = {}
         self._reported: set[str] = set()
 
     async def run(self) -> None:
@@ -110,28 +114,30 @@ class ManifestSource:
             await self._look(is_first=False)
 
     async def _look(self, *, is_first: bool) -> None:
-        try:
-            stamps = {path: _stamp(path) for path in files_of(self._paths)}
-        except ConfigError as fault:
-            if is_first:
-                raise
-            self._report([str(fault)])
-            return
+        for text in self._paths:
+            try:
+                self._files[text] = files_of([text])
+            except ConfigError:
+                if is_first:
+                    raise
+                continue  # the files it stood for are read below, and tell what is wrong
+        stamps = {path: _stamp(path) for files in self._files.values() for path in files}
         if stamps == self._stamps and not is_first:
             return
         changed = [path for path, stamp in stamps.items() if stamp != self._stamps.get(path)]
         self._stamps = stamps
         # Parsing a large file takes seconds, and traffic must not wait for it.
         fresh, faults = await asyncio.to_thread(_read_all, changed, is_first=is_first)
-        self._manifests |= fresh
-        self._manifests = {p: self._manifests[p] for p in stamps if p in self._manifests}
+        known, all_faults = self._manifests | fresh, self._faults | faults
+        self._manifests = {path: known[path] for path in stamps if path in known}
+        self._faults = {path: all_faults[path] for path in stamps if path in all_faults}
         lists, doubles = _merge(self._manifests)
-        self._report(faults + doubles)
+        self._report([*itertools.chain.from_iterable(self._faults.values()), *doubles])
         for event in lists:
             self._publish(event)
 
     def _report(self, faults: list[str]) -> None:
-        """Log each fault once, until it was gone for a while."""
+        """Log each fault once, for as long as it lasts."""
         for fault in faults:
             if fault not in self._reported:
                 log.warning("%s", fault)
@@ -142,19 +148,22 @@ def _stamp(path: Path) -> _Stamp:
     try:
         status = path.stat()
     except OSError:
-        return (0, 0, 0)  # gone between two calls: reading it will say so
-    return (status.st_mtime_ns, status.st_size, status.st_ino)
+        return ()  # gone, or out of reach: reading it will say so
+    # The time of the last change of its metadata tells that it became readable.
+    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
 
 
-def _read_all(paths: list[Path], *, is_first: bool) -> tuple[dict[Path, Manifest], list[str]]:
+def _read_all(
+    paths: list[Path], *, is_first: bool
+) -> tuple[dict[Path, Manifest], dict[Path, tuple[str, ...]]]:
     fresh: dict[Path, Manifest] = {}
-    faults: list[str] = []
+    faults: dict[Path, tuple[str, ...]] = {}
     for path in paths:
         try:
             fresh[path] = read(path)
-            faults += fresh[path].faults
+            faults[path] = fresh[path].faults
         except ConfigError as fault:
             if is_first:
                 raise
-            faults.append(f"{fault}; the file's last good content stays in use")
+            faults[path] = (f"{fault}; the file's last good content stays in use",)
     return fresh, faults
