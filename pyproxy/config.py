@@ -18,6 +18,10 @@ KUBE_PROXY_API = "kubeproxy.config.k8s.io/v1alpha1"
 PRIMARY = "primary"  # the node's own first address of each family
 LOCALHOST = "localhost"  # 127.0.0.0/8 and ::1
 
+# What PyYAML raises for a text that it cannot read: its own errors, and those that escape from its
+# constructors, as for `!!int x`, a date of month 13, `!!bool maybe`, or nesting without end.
+UNREADABLE_YAML = (yaml.YAMLError, ValueError, KeyError, RecursionError)
+
 
 class NodePortAddresses(msgspec.Struct, frozen=True):
     """Which of the node's addresses serve node ports; all of them when nothing is set."""
@@ -82,7 +86,7 @@ def parse_config(text: str) -> tuple[ProxyConfig, tuple[str, ...]]:
     """
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as fault:
+    except UNREADABLE_YAML as fault:
         raise ConfigError(f"not YAML: {' '.join(str(fault).split())}") from fault
     if not isinstance(document, dict):
         raise ConfigError(f"not a {KUBE_PROXY_API} KubeProxyConfiguration: it is no mapping")
@@ -107,7 +111,7 @@ class _KubeProxyFields:
         node_ports = self._take("nodePortAddresses", list, [])
         cluster_cidr = self._take("clusterCIDR", str, "")
         config = ProxyConfig(
-            node_name=self._take("hostnameOverride", str, "").strip().lower(),  # 9.1
+            node_name=self._node_name(),
             node_port_addresses=self._parsed(
                 parse_node_port_addresses, [str(text) for text in node_ports], NodePortAddresses()
             ),
@@ -136,6 +140,12 @@ class _KubeProxyFields:
             self._faults.extend(fault.faults)
             return default
 
+    def _node_name(self) -> str:
+        text = self._take("hostnameOverride", str, "")
+        if text and not text.strip():  # 9.1
+            self._faults.append(f"hostnameOverride: {text!r} is blank")
+        return str(text.strip().lower())
+
     def _detect_local_mode(self) -> DetectLocalMode:
         mode = self._take("detectLocalMode", str, "") or "ClusterCIDR"
         if mode not in get_args(DetectLocalMode):
@@ -146,6 +156,10 @@ class _KubeProxyFields:
     def _masquerade_all(self, mode: str) -> bool:
         """The mode's own section counts (19.1); without a mode, either of the two."""
         sections = {name: self._take(name, dict, {}) for name in ("iptables", "nftables")}
+        for name, section in sections.items():
+            value = section.get("masqueradeAll")
+            if not isinstance(value, bool | None):
+                self._faults.append(f"{name}.masqueradeAll: {value!r} is not a bool")
         chosen = [sections[mode]] if mode in sections else list(sections.values())
         return any(section.get("masqueradeAll") is True for section in chosen) or self._take(
             "masqueradeAll", bool, default=False

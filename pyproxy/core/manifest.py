@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import yaml
 
+from pyproxy.config import UNREADABLE_YAML
 from pyproxy.core.decode import convert
 from pyproxy.errors import ConfigError, DecodeError
 from pyproxy.model.events import Object, Resource
@@ -48,7 +49,11 @@ def parse_manifest(text: str, path: str) -> Manifest:
     objects: list[tuple[Resource, Object]] = []
     faults: list[str] = []
     for line, document in _documents(text, path):
-        for item in _items(document):
+        try:
+            items = list(_items(document))
+        except RecursionError as fault:  # an alias may make a list an item of itself
+            raise ConfigError(f"{path}:{line}: lists are nested too deep") from fault
+        for item in items:
             try:
                 found = _read(item)
             except DecodeError as fault:
@@ -61,17 +66,18 @@ def parse_manifest(text: str, path: str) -> Manifest:
 
 def _documents(text: str, path: str) -> Iterator[tuple[int, Any]]:
     """Yield each document with the number of its first line."""
+    line = 1
     try:
         loader = _Loader(text)
         while loader.check_node():
             node = loader.get_node()
-            yield node.start_mark.line + 1, loader.construct_document(node)
+            line = node.start_mark.line + 1
+            yield line, loader.construct_document(node)
     except yaml.MarkedYAMLError as fault:
-        mark = fault.problem_mark or fault.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not YAML: {fault.problem}") from fault
-    except (yaml.YAMLError, RecursionError) as fault:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(fault).split())}") from fault
+        line = fault.problem_mark.line + 1 if fault.problem_mark else line
+        raise ConfigError(f"{path}:{line}: not YAML: {fault.problem}") from fault
+    except UNREADABLE_YAML as fault:
+        raise ConfigError(f"{path}:{line}: not YAML: {' '.join(str(fault).split())}") from fault
 
 
 def _items(document: Any) -> Iterator[Any]:
