@@ -72,7 +72,9 @@ def _parse_name(text: str, namespace: str, rest: str, client: str) -> NameTarget
 
 def _parse_address(text: str, head: str, protocol: Protocol, client: str) -> AddressTarget:
     host, colon, port = head.rpartition(":")
-    if not colon or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65535:
+    # Python refuses to read a number of more than 4,300 digits, and not as politely.
+    is_number = port.isascii() and port.isdecimal() and len(port) <= 5
+    if not colon or not is_number or not 1 <= int(port) <= 65535:
         raise ConfigError(f"target {text!r} has no port of 1 to 65535; {_FORMS}")
     is_bracketed = host.startswith("[") and host.endswith("]")
     if ":" in host and not is_bracketed:
