@@ -202,9 +202,13 @@ class Agent:
 
     async def _drain(self, stop: Stop) -> None:
         """Wait for live connections, but not for longer than allowed, nor after a second signal."""
+        timeout_s = self._settings.drain_timeout_s
         async with asyncio.TaskGroup() as group:
-            drain = group.create_task(self._forwarder.drain(self._settings.drain_timeout_s))
+            drain = group.create_task(self._forwarder.drain(timeout_s))
             forced = group.create_task(stop.forced.wait())
+            await asyncio.sleep(0)  # let it stop listening
+            live = self._forwarder.live_connections
+            log.info("draining: %d connections are live, for up to %g s", live, timeout_s)
             await asyncio.wait((drain, forced), return_when=asyncio.FIRST_COMPLETED)
             drain.cancel()
             forced.cancel()
@@ -236,16 +240,20 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run(settings: AgentSettings, loop: str) -> None:
-    """Run an agent on a new event loop, `uvloop` or `asyncio`, until it is asked to stop."""
+def run(settings: AgentSettings, loop: str) -> bool:
+    """Run an agent on a new event loop, `uvloop` or `asyncio`, until it is asked to stop.
 
-    async def main() -> None:
+    Return whether it could drain in peace: whether no second signal came.
+    """
+
+    async def main() -> bool:
         stop = Stop()
         with stop.on_signals():
             await Agent(settings).run(stop)
+        return not stop.forced.is_set()
 
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-        runner.run(main())
+        return runner.run(main())
 
 
 def loop_factory(name: str) -> Any:

@@ -7,6 +7,7 @@ the demo that started it.
 
 import asyncio
 import sys
+from typing import cast
 
 
 class Echo(asyncio.DatagramProtocol):
@@ -17,8 +18,8 @@ class Echo(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport to answer by."""
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        # What it is; but before Python 3.12 its class does not say so.
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """Answer."""

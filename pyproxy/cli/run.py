@@ -1,6 +1,7 @@
 """`pyproxy run`: serve the Services of a cluster, or of manifest files, on this host."""
 
 import argparse
+import re
 from typing import TYPE_CHECKING, Any
 
 from pyproxy.errors import ConfigError
@@ -18,8 +19,13 @@ sources, one of:
 Without root, only addresses that this host has already can be listened on. ExternalName Services
 need no proxy: the cluster's DNS answers for them. SCTP is not supported.
 
-exit status: 0 asked to stop, 1 it could not go on, 2 wrong usage or unreadable configuration
+exit status: 0 asked to stop, 1 it could not go on or was stopped twice, 2 wrong usage or unreadable configuration
 """
+
+
+_HOST_PORT = re.compile(
+    r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[^:\[\]]*))(?::(?P<port>[0-9]{1,9}))?"
+)
 
 
 def register(commands: Any) -> None:
@@ -112,8 +118,7 @@ def main(arguments: argparse.Namespace) -> int:
     from pyproxy.app import agent, logs
 
     logs.set_up(arguments.log_level, arguments.log_format)
-    agent.run(settings(arguments), arguments.loop)
-    return 0
+    return 0 if agent.run(settings(arguments), arguments.loop) else 1
 
 
 def settings(arguments: argparse.Namespace) -> "AgentSettings":
@@ -176,20 +181,16 @@ def host_port(flag: str, text: str, default_port: int) -> "HostPort":
     from pyproxy.app.agent import HostPort
     from pyproxy.model.addresses import parse_address
 
-    host, port = text, str(default_port)
-    if text.startswith("[") or text.count(":") == 1:
-        host, colon, tail = text.rpartition(":")
-        if text.endswith("]"):
-            host, tail = text, port
-        port = tail if colon or text.endswith("]") else port
-        host = host.removeprefix("[").removesuffix("]")
+    found = _HOST_PORT.fullmatch(text)
     try:
-        address = parse_address(host)
+        # A bare IPv6 address is one host; with a port it stands in brackets.
+        address = parse_address((found["v6"] or found["v4"]) if found else text)
     except ValueError as fault:
         raise ConfigError(f"{flag} {text}: {fault}; give IP:PORT") from fault
-    if not port.isascii() or not port.isdecimal() or int(port) > 65535:
+    port = int((found and found["port"]) or default_port)
+    if port > 65535:
         raise ConfigError(f"{flag} {text}: the port is not within 0 to 65535")
-    return HostPort(address, int(port))
+    return HostPort(address, port)
 
 
 def _seconds(text: str) -> float:
