@@ -38,7 +38,10 @@ def parse_address(text: str) -> str:
 def _parse_slowly(text: str) -> str:
     if "%" in text:
         raise ValueError(f"{text!r} is not an IP address: it has a zone")
-    address = ipaddress.ip_address(_LEADING_ZEROS.sub("", text))
+    try:
+        address = ipaddress.ip_address(_LEADING_ZEROS.sub("", text))
+    except ValueError as fault:
+        raise ValueError(f"{text!r} is not an IP address") from fault
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(address)
