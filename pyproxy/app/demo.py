@@ -84,6 +84,8 @@ class Backends:
             stdin=pipe,
             stdout=pipe,
             stderr=pipe,
+            # Not in the terminal's process group: ctrl-C must not kill them before the last answer.
+            start_new_session=True,
         )
         self._processes[address] = process
         assert process.stdout is not None
@@ -140,11 +142,12 @@ class Demo:
                 await self._backends.start(address)
                 self.progress.running[address] = True
             async with asyncio.TaskGroup() as group:
-                group.create_task(agent.run(stop))
+                agent_stop = Stop()  # the agent goes last, after the last answer
+                group.create_task(agent.run(agent_stop))
                 await agent.ready.wait()
                 self._check_bound(agent)
                 await self._drive(agent, stop, rounds)
-                stop.asked.set()
+                agent_stop.asked.set()
         except BaseExceptionGroup as faults:
             raise faults.exceptions[0] from None
         finally:

@@ -81,8 +81,17 @@ def _summary(progress: "Progress") -> str:
             f" {service.failed} failed"
         )
     lines.append(f"attempts that pyproxy repeated at another endpoint: {progress.retried}")
-    lines.append("no request failed" if not progress.failed else f"{progress.failed} FAILED")
-    return "\n".join(lines)
+    return "\n".join([*lines, _verdict(progress)])
+
+
+def _verdict(progress: "Progress") -> str:
+    match progress.failed:
+        case 0:
+            return "no request failed"
+        case 1:
+            return "1 request FAILED"
+        case failed:
+            return f"{failed} requests FAILED"
 
 
 class _PlainView:
@@ -126,7 +135,7 @@ def _picture(progress: "Progress") -> "RenderableType":
         state = Text("running", "green") if is_running else Text("killed", "bold red")
         bars = [_bar(service, address) for service in progress.services.values()]
         table.add_row(address, state, *bars)
-    failed = Text(f"{progress.failed} requests failed", "red" if progress.failed else "green")
+    failed = Text(_verdict(progress), "red" if progress.failed else "green")
     note = Text(f"{progress.retried} attempts repeated at another endpoint; ctrl-C stops", "dim")
     events = [Text(f"  {event}", "yellow") for event in progress.events]
     return Group(table, failed, note, *events)

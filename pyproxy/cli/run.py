@@ -19,12 +19,14 @@ sources, one of:
 Without root, only addresses that this host has already can be listened on. ExternalName Services
 need no proxy: the cluster's DNS answers for them. SCTP is not supported.
 
-exit status: 0 asked to stop, 1 it could not go on or was stopped twice, 2 wrong usage or unreadable configuration
+exit status: 0 asked to stop; 1 it could not go on, or was asked twice; 2 wrong usage or unreadable
+configuration
 """
 
 
 _HOST_PORT = re.compile(
-    r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[^:\[\]]*))(?::(?P<port>[0-9]{1,9}))?"
+    r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[^:\[\]]*))"
+    r"(?::(?P<port>[0-9]{1,9}))?"
 )
 
 
