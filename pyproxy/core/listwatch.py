@@ -27,6 +27,7 @@ from pyproxy.core.listwire import (
     STATUS,
     UNREADABLE,
     WATCH_EVENT,
+    BookmarkMeta,
     LineBuffer,
     Status,
     WatchEvent,
@@ -298,16 +299,17 @@ class ListWatch:
             event = WATCH_EVENT.decode(line)
         except UNREADABLE as fault:
             yield self._untrusted("malformed", f"a line of the watch cannot be read: {fault}")
-            return
-        if event.type == "ERROR":
-            yield self._read_error(event.object)
-            return
-        self._useless_watches = 0
+        else:
+            yield from self._read_event(event)
+
+    def _read_event(self, event: WatchEvent) -> Iterator[Output]:
         match event.type:
             case "ADDED" | "MODIFIED" | "DELETED":
                 yield from self._read_object(event)
             case "BOOKMARK":
                 yield from self._read_bookmark(event.object)
+            case "ERROR":
+                yield self._read_error(event.object)
             case _:
                 yield self._dropped(f"the watch sent an event of unknown type {event.type!r}")
 
@@ -317,6 +319,7 @@ class ListWatch:
         except UNREADABLE as fault:
             yield self._dropped(f"a watch event has no readable metadata: {fault}")
             return
+        self._useless_watches = 0
         key = (metadata.namespace, metadata.name)
         value: Object | None = None
         if event.type != "DELETED":
@@ -343,9 +346,13 @@ class ListWatch:
             metadata = BOOKMARK.decode(raw).metadata
         except UNREADABLE as fault:
             yield self._untrusted("malformed", f"a bookmark cannot be read: {fault}")
-            return
+        else:
+            yield from self._pass_bookmark(metadata)
+
+    def _pass_bookmark(self, metadata: BookmarkMeta) -> Iterator[Output]:
         if not metadata.resource_version:
             return
+        self._useless_watches = 0
         if not self.is_listing:
             self.position = metadata.resource_version
             self.has_bookmarks = True

@@ -83,14 +83,19 @@ class ApiClient:
         )
 
 
-def transport_stop(error: aiohttp.ClientError | OSError, url: str) -> Stop:
+def transport_stop(error: aiohttp.ClientError | OSError, credentials: Credentials) -> Stop:
     """Translate an error of the session, in the words of the watch."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return Stop(_transport_reason(error), f"{url}: {text}")
+    if credentials.has_client_certificate and isinstance(error, aiohttp.ServerDisconnectedError):
+        # All that can be seen of it with TLS 1.3, where the client's handshake is over before the
+        # server looks at the certificate. It may also have died: then a reload does no harm.
+        text = f"{text} before it answered; it may refuse the client certificate"
+        return Stop("tls", f"{credentials.url}: {text}")
+    return Stop(_transport_reason(error), f"{credentials.url}: {text}")
 
 
-def _transport_reason(error: BaseException) -> StopReason:
-    if _is_about_tls(error):
+def _transport_reason(error: aiohttp.ClientError | OSError) -> StopReason:
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         return "tls"
     if isinstance(
         error,
@@ -102,12 +107,3 @@ def _transport_reason(error: BaseException) -> StopReason:
     if isinstance(error, aiohttp.ClientResponseError):
         return "malformed"  # what answers speaks no HTTP
     return "reset"
-
-
-def _is_about_tls(error: BaseException | None) -> bool:
-    """A refused client certificate shows only at the first read, wrapped by then (TLS 1.3)."""
-    while error is not None:
-        if isinstance(error, ssl.SSLError | ssl.CertificateError | aiohttp.ClientSSLError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -57,6 +57,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     origin: str
     tls: ssl.SSLContext | None = None
+    has_client_certificate: bool = False
     authorization: str = ""
     server_name: str | None = None
     proxy: str | None = None
@@ -214,6 +215,7 @@ def _credentials(
         url=url,
         origin=origin,
         tls=_tls_context(loaded),
+        has_client_certificate=bool(getattr(loaded, "cert_file", None)),
         authorization=authorization,
         server_name=getattr(loaded, "tls_server_name", None) or None,
         proxy=proxy or None,

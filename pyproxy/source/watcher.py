@@ -144,7 +144,7 @@ class Watcher:
             # TimeoutError is an OSError. Those of aiohttp are about connecting.
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
                 return self._protocol.fall_silent()
-            return transport_stop(error, self._credentials.url)
+            return transport_stop(error, self._credentials)
         finally:
             self._stop_steadying()
 

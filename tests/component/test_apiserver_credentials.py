@@ -307,7 +307,7 @@ class ForwardProxy:
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = "http://127.0.0.1:{}".format(self._server.sockets[0].getsockname()[1])
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -440,7 +440,7 @@ async def test_the_default_kubeconfig_is_in_the_home_directory(tmp_path: Path) -
 
 
 async def test_without_any_credentials_the_error_says_where_was_looked() -> None:
-    with pytest.raises(ConfigError, match="no kubeconfig is given, ~/.kube/config does not exist"):
+    with pytest.raises(ConfigError, match=r"no kubeconfig is given, ~/\.kube/config does not"):
         await load_credentials(CredentialSettings())
 
 

@@ -40,9 +40,9 @@ def with_settings(**changes: Any) -> Any:
 
 
 async def until_watching(api: FakeApiServer, source: RecordedSource) -> None:
-    """Wait until the first list is there and both sides know of the watch that follows it."""
-    await source.until_listed("services")
-    await api.until(lambda: len(api.watches("services")) == 1)
+    """Wait until the first lists are there, and both sides know of the watches that follow."""
+    await source.until_listed("services", "endpointslices", "servicecidrs")
+    await api.until(lambda: len(api.watches()) == 3)
 
 
 async def assert_nothing_is_lost(api: FakeApiServer, source: RecordedSource) -> None:
@@ -131,7 +131,6 @@ async def test_the_state_stays_as_it_is_during_an_outage(
 ) -> None:
     async with running_source(kubeconfig) as source:
         await until_watching(api, source)
-        await api.until(lambda: len(api.watches()) == 3)
         said = list(source.events)
         await api.stop()
         await until_restarted(source, "unreachable", 5)
