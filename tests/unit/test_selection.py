@@ -2,6 +2,8 @@
 
 import pytest
 
+from pyproxy.core.selection import feeds_endpoints, why_not_proxied
+from pyproxy.model.service import PROXY_NAME_LABEL
 from tests.support.builders import (
     EXTERNAL,
     EXTERNAL_IP,
@@ -11,12 +13,14 @@ from tests.support.builders import (
     POD,
     VIP,
     Json,
+    endpoint_slice,
     make_port,
     make_service,
     make_service_cidr,
     make_slice,
     make_store,
     outcome,
+    service,
     with_config,
 )
 
@@ -81,3 +85,42 @@ def test_a_proxy_with_a_name_serves_the_services_of_that_name_and_drops_no_unkno
     assert outcome(store, VIP, POD) == f"forward {LOCAL}:80 as client"
     assert outcome(store, "172.30.0.42:80", POD) == "none OtherProxy"
     assert outcome(store, "172.30.0.99:80", POD) == "none NotAService"
+
+
+@pytest.mark.parametrize(
+    ("service_data", "proxy_name", "expected"),
+    [
+        ({}, None, None),
+        ({"type": "ExternalName"}, None, "ExternalName"),
+        ({"cluster_ip": "None"}, None, "Headless"),
+        ({"cluster_ip": ""}, None, "NoClusterIP"),
+        ({"cluster_ip": "10.96.0.999"}, None, "NoClusterIP"),
+        ({"labels": {PROXY_NAME_LABEL: "x"}}, None, "OtherProxy"),
+        ({"labels": {PROXY_NAME_LABEL: ""}}, None, "OtherProxy"),
+        ({}, "x", "OtherProxy"),
+        ({"labels": {PROXY_NAME_LABEL: "x"}}, "x", None),
+        ({"labels": {PROXY_NAME_LABEL: "X"}}, "x", "OtherProxy"),
+        ({"labels": {"service.kubernetes.io/headless": ""}}, None, None),
+    ],
+)
+def test_a_service_is_proxied_unless_there_is_a_reason(
+    service_data: Json, proxy_name: str | None, expected: str | None
+) -> None:
+    assert why_not_proxied(service(**service_data), proxy_name) == expected
+
+
+@pytest.mark.parametrize(
+    ("slice_data", "expected"),
+    [
+        ({}, True),
+        ({"labels": {PROXY_NAME_LABEL: "x"}}, True),
+        ({"labels": {"endpointslice.kubernetes.io/managed-by": "by hand"}}, True),
+        ({"labels": {"service.kubernetes.io/headless": ""}}, False),
+        ({"service": None, "name": "x"}, False),
+        ({"service": "", "name": "x"}, False),
+    ],
+)
+def test_a_slice_counts_when_it_names_a_service_that_is_not_headless(
+    slice_data: Json, expected: bool
+) -> None:
+    assert feeds_endpoints(endpoint_slice("10.0.0.1", **slice_data)) is expected
