@@ -140,10 +140,11 @@ class FakeStore:
 
     def __init__(self) -> None:
         self._version = 100
-        self._compacted = 0
+        self._compacted = self._version  # a server has no history from before its start
         self._objects: dict[Resource, dict[Key, Json]] = {resource: {} for resource in KINDS}
         self._changes: dict[Resource, list[Change]] = {resource: [] for resource in KINDS}
         self._pages: dict[str, tuple[int, list[Json]]] = {}
+        self._expired_tokens: set[str] = set()
         self._cluster_ips = 0
         self.pages_to_expire = 0  # so many continue tokens are too old when they are used
 
@@ -215,12 +216,15 @@ class FakeStore:
     def page(self, selection: Selection, limit: int, token: str) -> tuple[int, str, list[Json]]:
         """Return a page: the version of the list, the token of the next page, and the objects.
 
-        All pages are of the moment of the first. Raises ApiStatus 410 when a token has expired.
+        All pages are of the moment of the first. Raises ApiStatus 410 when a token has expired, and
+        400 when it never was one.
         """
         if token and self.pages_to_expire:
             self.pages_to_expire -= 1
-            self._pages.pop(token)
+            self.expire_pages()
         if token and token not in self._pages:
+            if token not in self._expired_tokens:
+                raise ApiStatus(400, "BadRequest", "continue key is not valid")
             message = (
                 "The provided continue parameter is too old to display a consistent list result"
             )
@@ -235,6 +239,7 @@ class FakeStore:
 
     def expire_pages(self) -> None:
         """Let every continue token handed out so far be too old."""
+        self._expired_tokens |= set(self._pages)
         self._pages.clear()
 
     # Watches.
