@@ -19,8 +19,8 @@ PRIMARY = "primary"  # the node's own first address of each family
 LOCALHOST = "localhost"  # 127.0.0.0/8 and ::1
 
 # What PyYAML raises for a text that it cannot read: its own errors, and those that escape from its
-# constructors, as for `!!int x`, a date of month 13, `!!bool maybe`, or nesting without end.
-UNREADABLE_YAML = (yaml.YAMLError, ValueError, KeyError, RecursionError)
+# constructors, as for `!!int x`, `!!int`, `!!timestamp x`, or nesting without end.
+UNREADABLE_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
 
 
 class NodePortAddresses(msgspec.Struct, frozen=True):
