@@ -41,8 +41,8 @@ class Server(Protocol):
     def serve(self, frontend: "Frontend") -> None:
         """Listen, or change where it leads. Raises OSError when it cannot be bound."""
 
-    def retire(self, key: "FrontendKey") -> None:
-        """Take no new clients."""
+    def retire(self, key: "FrontendKey", state: "Frontend | None") -> None:
+        """Take no new clients. `state` is what the frontend has become, None when it is gone."""
 
 
 class Bindings:
@@ -70,11 +70,11 @@ class Bindings:
         """Listen on these, or change where they lead; report those that cannot be bound."""
         self._log_faults(self._try(frontends))
 
-    def retire(self, key: "FrontendKey") -> None:
-        """Listen on it no more."""
+    def retire(self, key: "FrontendKey", state: "Frontend | None" = None) -> None:
+        """Listen on it no more: it is gone, or nobody could be forwarded by its new state."""
         self._waiting.pop(key, None)
         self._faults.pop(key, None)
-        self._servers[key[2]].retire(key)
+        self._servers[key[2]].retire(key, state)
 
     def close(self) -> None:
         """Try nothing again."""

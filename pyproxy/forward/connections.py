@@ -71,10 +71,11 @@ class Connections:
     def dialled(self, connection: Connection) -> None:
         """Watch its time no more."""
         self._dialling.discard(connection)
+        self.admission.fed(connection)
 
     def ended(self, connection: Connection) -> None:
         """Forget a closed connection."""
-        self._dialling.discard(connection)
+        self.dialled(connection)
         self._live.discard(connection)
         self.admission.closed()
         if not self._live:

@@ -76,7 +76,7 @@ class Forwarder:
         self._bindings.serve([frontend for frontend in new if may_forward(frontend)])
         for frontend in new:
             if not may_forward(frontend):
-                self._bindings.retire(frontend.key)
+                self._bindings.retire(frontend.key, frontend)
         self._tell_balancer(frontend for frontend in new if frontend.key in previous)
         self._count_uses(gone, new, previous)
         self._metrics.table_generation = table.generation

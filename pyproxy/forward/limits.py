@@ -36,6 +36,7 @@ class Admission:
         self._poller = poller
         self._metrics = metrics
         self._parked: dict[Watcher, None] = {}
+        self._starved: set[Watcher] = set()
         self._is_paused = False
         self._pause = Ticker(loop, settings.accept_pause_s, self._end_pause)
         self._exhaustions = Burst(clock)
@@ -43,7 +44,7 @@ class Admission:
 
     def may_accept(self) -> bool:
         """Whether one more connection may be accepted now."""
-        return self.live < self._max and not self._is_paused
+        return self.live < self._max and not self._is_paused and not self._starved
 
     def opened(self) -> None:
         """Count a connection that was accepted."""
@@ -83,6 +84,19 @@ class Admission:
             self._metrics.accept_pauses += 1
             self._is_paused = True
         self._pause.wake()
+
+    def starve(self, connection: Watcher) -> None:
+        """Accept nobody until this accepted client has got the descriptor that it needs to dial.
+
+        Otherwise new clients could take every descriptor that comes free, and none be served.
+        """
+        self._starved.add(connection)
+
+    def fed(self, connection: Watcher) -> None:
+        """It has got its descriptor, or has ended without."""
+        if connection in self._starved:
+            self._starved.remove(connection)
+            self.wake_one()
 
     def stop(self) -> None:
         """Stop the timer."""

@@ -145,10 +145,15 @@ class TcpListeners:
         self._listeners[frontend.key] = listener
         self._poller.watch(sock.fileno(), listener)
 
-    def retire(self, key: "FrontendKey") -> None:
-        """Stop listening; the live connections go on (PARITY 5.11)."""
+    def retire(self, key: "FrontendKey", state: "Frontend | None") -> None:
+        """Stop listening; the live connections go on (PARITY 5.11).
+
+        Clients that wait to be accepted are judged by `state`, or by the last one if it is None.
+        """
         listener = self._listeners.pop(key, None)
         if listener is not None:
+            if state is not None:
+                listener.serve(state)
             listener.stop()
 
     def close(self) -> None:

@@ -133,4 +133,7 @@ class Poller:
         if self._faults.is_first():
             # Called while the exception is handled, which the rule does not see.
             log.exception("a fault while handling %s; the others go on", watcher)  # noqa: LOG004
-        watcher.on_fault()
+        try:
+            watcher.on_fault()
+        except Exception:  # an event of another connection that is lost here never comes again
+            log.exception("a fault while closing %s", watcher)

@@ -14,7 +14,7 @@ import os
 import socket
 
 from pyproxy.forward.pipes import PIPE_BYTES, Pipe, PipePool
-from pyproxy.forward.sockets import RawSocket
+from pyproxy.forward.sockets import RawSocket, limit_unsent
 from pyproxy.metrics import ServicePortCounters
 
 # What one recv takes. Larger ones measured no better, and this bounds what a copy holds.
@@ -24,9 +24,6 @@ TURN_BYTES = 1024 * 1024
 # Splicing small messages costs more than copying them. A direction counts as bulk after this many
 # full buffers without a pause, and no more once a splice finds less than one buffer.
 _FULL_BUFFERS = 4
-# The kernel says "go on" when fewer bytes than this wait for the peer's window. Without it a stalled
-# reader's send buffer grows to several MiB (tcp_wmem). Bytes in flight are not limited.
-_UNSENT_BYTES = 128 * 1024
 
 _DONTWAIT = socket.MSG_DONTWAIT
 _SPLICE = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
@@ -166,9 +163,7 @@ class Direction:
             self.source.setblocking(False)
             self.destination.setblocking(False)
             with contextlib.suppress(OSError):  # a wish; the destination may be reset already
-                self.destination.setsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES
-                )
+                limit_unsent(self.destination)
         return Outcome.TURN_OVER
 
     def _splice(self, pipe: Pipe, counters: ServicePortCounters) -> Outcome:

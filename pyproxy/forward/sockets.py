@@ -19,6 +19,10 @@ SocketAddress = tuple[Any, ...]
 # This host is out of something; waiting helps, another endpoint does not (accept(2), socket(2)).
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
+# The kernel says "go on" when fewer bytes than this wait for the peer's window. Otherwise a stalled
+# reader's send buffer grows to several MiB (tcp_wmem). Bytes in flight are not limited (tcp(7)).
+_UNSENT_BYTES = 128 * 1024
+
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 _NON_BLOCKING_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
@@ -31,12 +35,13 @@ def family_number(address: str) -> int:
 def listen_tcp(address: str, port: int, settings: ForwardSettings) -> RawSocket:
     """Return a listening socket. Raises OSError when the address cannot be bound.
 
-    Accepted sockets inherit TCP_NODELAY and keep-alive from it on Linux, so it is set here once and
-    not for every client.
+    Accepted sockets inherit the options of TCP and keep-alive from it on Linux, so they are set
+    here once and not for every client.
     """
     listener = _bound(address, port, _NON_BLOCKING_STREAM, settings, reuse_address=True)
     try:
         set_stream_options(listener, settings)
+        limit_unsent(listener)
         listener.listen(settings.backlog)
     except OSError:
         listener.close()
@@ -100,6 +105,11 @@ def set_stream_options(sock: RawSocket, settings: ForwardSettings) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, settings.keepalive_idle_s)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, settings.keepalive_interval_s)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, settings.keepalive_probes)
+
+
+def limit_unsent(sock: RawSocket) -> None:
+    """Let few bytes wait in the send buffer that the peer has no room for yet. Raises OSError."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def reset_on_close(sock: RawSocket) -> None:

@@ -146,6 +146,7 @@ class Connection:
                     # Another endpoint needs a descriptor as well. Wait for one until the deadline.
                     self._count_attempt("error")
                     shared.admission.exhausted(error, f"connect to {endpoint}")
+                    shared.admission.starve(self)
                     pause_s = now_s + shared.settings.accept_pause_s
                     self.next_step_s = min(pause_s, self._give_up_s)
                     return

@@ -154,8 +154,12 @@ class UdpServer:
         made = self._frontends[frontend.key] = UdpFrontend(self, frontend, sock)
         self.poller.watch(sock.fileno(), made)
 
-    def retire(self, key: "FrontendKey") -> None:
-        """Take no new clients on a frontend."""
+    def retire(self, key: "FrontendKey", state: "Frontend | None" = None) -> None:  # noqa: ARG002
+        """Take no new clients on a frontend.
+
+        Its flows keep to the last state that had endpoints: while nothing serves, they stay where
+        they are (PARITY 11.6).
+        """
         frontend = self._frontends.get(key)
         if frontend is not None:
             frontend.retire()

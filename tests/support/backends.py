@@ -49,8 +49,8 @@ def backend_of(
     serving: frozenset[tuple[str, int]] | None = None,
     internal_local: bool = False,
 ) -> Backend:
-    """A Service port whose endpoints are all ready and in the cluster list."""
-    listed = tuple(Endpoint(address, port) for address, port in sorted(endpoints))
+    """A Service port whose endpoints are all ready and in the cluster list, in the order given."""
+    listed = tuple(Endpoint(address, port) for address, port in endpoints)
     family = family_of(listed[0].address) if listed else "IPv4"
     return Backend(
         name=name_of(protocol, service),
@@ -77,17 +77,22 @@ def table_of(*frontends: Frontend, node: NodeView | None = None, generation: int
     )
 
 
+def the_first() -> float:
+    """A `pick` for which the first endpoint that is left is always chosen."""
+    return 0.0
+
+
 class Rig:
-    """A forwarder with its metrics; `closed` waits for what is counted a moment later."""
+    """A forwarder with its metrics."""
 
     def __init__(
         self,
         settings: ForwardSettings | None = None,
-        seed: int | None = None,
+        pick: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.metrics = Metrics()
-        self.balancer = Balancer(random.Random(seed).random)
+        self.balancer = Balancer(pick)
         self.forwarder = Forwarder(
             settings or ForwardSettings(), self.balancer, self.metrics, clock
         )
@@ -106,11 +111,11 @@ class Rig:
 @contextlib.asynccontextmanager
 async def rig(
     settings: ForwardSettings | None = None,
-    seed: int | None = None,
+    pick: Callable[[], float] = random.random,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Rig]:
     """A forwarder that is closed at the end, whatever happens."""
-    made = Rig(settings, seed, clock)
+    made = Rig(settings, pick, clock)
     try:
         yield made
     finally:
@@ -119,7 +124,7 @@ async def rig(
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for a condition that other callbacks of this loop will make true."""
-    while not holds():
+    while not holds():  # noqa: ASYNC110  # what is waited for is a count, and has no event
         await asyncio.sleep(0.002)
 
 
@@ -265,11 +270,16 @@ async def receive(sock: socket.socket) -> tuple[bytes, tuple[str, int]]:
             data, sender = sock.recvfrom(65536)
             return data, (sender[0], sender[1])
         ready = loop.create_future()
-        loop.add_reader(sock, lambda f=ready: f.done() or f.set_result(None))
+        loop.add_reader(sock, _resolve, ready)
         try:
             await ready
         finally:
             loop.remove_reader(sock)
+
+
+def _resolve(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 def descriptors() -> int:
