@@ -145,6 +145,7 @@ class FakeStore:
         self._changes: dict[Resource, list[Change]] = {resource: [] for resource in KINDS}
         self._pages: dict[str, tuple[int, list[Json]]] = {}
         self._expired_tokens: set[str] = set()
+        self._node_ports = 0
         self._cluster_ips = 0
         self.pages_to_expire = 0  # so many continue tokens are too old when they are used
 
@@ -195,6 +196,10 @@ class FakeStore:
             self._cluster_ips += 1
             spec["clusterIP"] = f"10.96.{self._cluster_ips // 250}.{self._cluster_ips % 250 + 1}"
             spec["clusterIPs"] = [spec["clusterIP"]]
+        if spec["type"] in {"NodePort", "LoadBalancer"}:
+            for port in spec.get("ports", ()):
+                self._node_ports += 1
+                port.setdefault("nodePort", 30000 + self._node_ports)
 
     def _write(self, resource: Resource, key: Key, value: Json | None) -> Json:
         self._version += 1

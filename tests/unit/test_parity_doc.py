@@ -25,6 +25,6 @@ def test_every_rule_that_is_cited_is_written_down() -> None:
         f"{path.relative_to(ROOT)}: {number}"
         for package in ("core", "model", "source", "forward", "app", "cli", "steer", "ops", "aio")
         for path in (ROOT / "pyproxy" / package).glob("*.py")
-        for number in cited(path) - written
+        for number in cited(path) - written - {"0.0"}  # of an IP address
     }
     assert not missing
