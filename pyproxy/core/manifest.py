@@ -103,7 +103,7 @@ def _read(item: Any) -> tuple[Resource, Object] | None:
     resource = _RESOURCES.get((group, item["kind"]))
     if resource is None:
         if item["kind"] in _KINDS:
-            raise DecodeError(f"apiVersion {version!r} is not that of a {item['kind']}")
+            raise DecodeError(f"apiVersion {version!r} is not that of kind {item['kind']}")
         return None
     value = convert(resource, item)
     if not value.name:

@@ -85,9 +85,12 @@ def test_a_timestamp_is_the_text_it_is() -> None:
         ("kind: Service\napiVersion: v1\nmetadata: {}", "this Service has no metadata.name"),
         (
             "kind: Service\nmetadata: {name: a}\napiVersion: apps/v1",
-            "apiVersion 'apps/v1' is not that of a Service",
+            "apiVersion 'apps/v1' is not that of kind Service",
         ),
-        ("kind: EndpointSlice\nmetadata: {name: a}", "apiVersion '' is not that of an"),
+        (
+            "kind: EndpointSlice\nmetadata: {name: a}",
+            "apiVersion '' is not that of kind EndpointSlice",
+        ),
         ("just text", "this is no Kubernetes object: it has no kind"),
         ("[1, 2]", "this is no Kubernetes object: it has no kind"),
         ("kind: 1", "this is no Kubernetes object: it has no kind"),
@@ -100,7 +103,7 @@ def test_a_bad_object_costs_itself_only_and_is_told_with_its_line(text: str, fau
     assert found.objects == VALUES[:1]
     assert len(found.faults) == 1
     assert found.faults[0].startswith("f.yaml:3: ")
-    assert fault in found.faults[0].replace(" a EndpointSlice", " an")
+    assert fault in found.faults[0]
 
 
 @pytest.mark.parametrize(
