@@ -23,6 +23,7 @@ from tests.support.backends import (
     tcp_backend,
     the_first,
     until,
+    waiting_client,
 )
 
 IMPATIENT = ForwardSettings(connect_timeout_s=0.1, connect_deadline_s=5.0)
@@ -46,36 +47,39 @@ async def test_a_refusing_endpoint_loses_no_request() -> None:
 async def test_an_endpoint_that_does_not_answer_is_given_up_for_another() -> None:
     vip = new_address()
     with blackhole(new_address()) as hole:
-        async with tcp_backend(new_address(), answer_at_end) as endpoint:
-            async with rig(IMPATIENT, the_first) as it:
-                it.serve(frontend_of(vip, backend_of([hole, endpoint])))
-                assert await ask(vip, b"abc") == b"cba"
-                assert it.counters().attempts == {"timeout": 1, "ok": 1}
+        async with (
+            tcp_backend(new_address(), answer_at_end) as endpoint,
+            rig(IMPATIENT, the_first) as it,
+        ):
+            it.serve(frontend_of(vip, backend_of([hole, endpoint])))
+            assert await ask(vip, b"abc") == b"cba"
+            assert it.counters().attempts == {"timeout": 1, "ok": 1}
 
 
 async def test_a_client_may_end_its_side_while_an_endpoint_is_dialled() -> None:
     vip, loop = new_address(), asyncio.get_running_loop()
     with blackhole(new_address()) as hole:
-        async with tcp_backend(new_address(), answer_at_end) as endpoint:
-            async with rig(IMPATIENT, the_first) as it:
-                it.serve(frontend_of(vip, backend_of([hole, endpoint])))
-                with await connect(vip) as client:
-                    await loop.sock_sendall(client, b"abc")
-                    client.shutdown(socket.SHUT_WR)
-                    await until(lambda: it.counters().opened == 1)
-                    assert it.counters().attempts == {}
-                    assert await read_all(client) == b"cba"
-                await it.all_closed()
-                assert it.counters().closed == {"finished": 1}
+        async with (
+            tcp_backend(new_address(), answer_at_end) as endpoint,
+            rig(IMPATIENT, the_first) as it,
+        ):
+            it.serve(frontend_of(vip, backend_of([hole, endpoint])))
+            with await connect(vip) as client:
+                await loop.sock_sendall(client, b"abc")
+                client.shutdown(socket.SHUT_WR)
+                await until(lambda: it.counters().opened == 1)
+                assert it.counters().attempts == {}
+                assert await read_all(client) == b"cba"
+            await it.all_closed()
+            assert it.counters().closed == {"finished": 1}
 
 
 async def test_when_no_endpoint_can_be_connected_the_client_is_reset() -> None:
     vip = new_address()
     async with rig() as it:
         it.serve(frontend_of(vip, backend_of([refusing_port(new_address()) for _ in range(3)])))
-        with await connect(vip) as client:
-            with pytest.raises(ConnectionResetError):
-                await read_all(client)
+        with waiting_client(vip) as client, pytest.raises(ConnectionResetError):
+            await read_all(client)
         await it.all_closed()
         assert it.counters().closed == {"connect_failed": 1}
         assert it.counters().attempts == {"refused": 3}  # each of them once

@@ -81,7 +81,7 @@ async def _run_clients(loop_name: str) -> None:
         async with asyncio.TaskGroup() as group:
             for number, client in enumerate(clients):
                 group.create_task(ask_slowly(client, number))
-        out, errors = await child.communicate()
+        out, errors = await child.communicate(b"")  # ends its input
     report = json.loads(out)
     assert report["closed"] == {"finished": CLIENTS}
     assert report["pauses"] > 0

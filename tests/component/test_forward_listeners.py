@@ -26,16 +26,10 @@ from tests.support.backends import (
     rig,
     tcp_backend,
     until,
+    waiting_client,
 )
 
 ENDPOINT = ("127.0.0.1", 9)
-
-
-def client_of(address: str) -> socket.socket:
-    """A client that is connected without giving the forwarder a turn: it waits to be accepted."""
-    client = socket.create_connection((address, VIP_PORT))
-    client.setblocking(False)
-    return client
 
 
 async def refusal(address: str) -> bool:
@@ -91,7 +85,7 @@ async def test_a_client_outside_the_source_ranges_is_reset() -> None:
     limited = msgspec.structs.replace(backend, source_ranges=(parse_cidr("192.0.2.0/24"),))
     async with rig() as it:
         it.serve(frontend_of(vip, limited, kind="LoadBalancer"))
-        with await connect(vip) as client, pytest.raises(ConnectionResetError):
+        with waiting_client(vip) as client, pytest.raises(ConnectionResetError):
             await read_all(client)
         assert it.counters().closed == {"not_allowed": 1}
 
@@ -100,7 +94,7 @@ async def test_a_client_that_waits_while_the_last_endpoint_goes_is_reset() -> No
     vip = new_address()
     async with rig() as it:
         it.serve(frontend_of(vip, backend_of([ENDPOINT])))
-        with client_of(vip) as client:
+        with waiting_client(vip) as client:
             it.serve(frontend_of(vip, backend_of([])))
             with pytest.raises(ConnectionResetError):
                 await read_all(client)
@@ -116,7 +110,7 @@ async def test_another_list_of_endpoints_leaves_the_listening_socket_alone() -> 
     ):
         it.serve(frontend_of(vip, backend_of([one])))
         before = descriptors()
-        with client_of(vip) as waiting:
+        with waiting_client(vip) as waiting:
             it.serve(frontend_of(vip, backend_of([two])))
             assert descriptors() == before + 1
             assert await read_all(waiting) == b"two"
@@ -126,7 +120,7 @@ async def test_clients_in_the_accept_queue_of_a_removed_frontend_are_served() ->
     vip = new_address()
     async with tcp_backend(new_address(), answer_at_end) as endpoint, rig() as it:
         it.serve(frontend_of(vip, backend_of([endpoint])))
-        clients = [client_of(vip) for _ in range(50)]
+        clients = [waiting_client(vip) for _ in range(50)]
         it.serve()
         assert await refusal(vip)
         for client in clients:
@@ -216,7 +210,7 @@ async def test_drain_serves_the_accept_queue_and_waits_for_live_connections() ->
     vip = new_address()
     async with tcp_backend(new_address(), answer_at_end) as endpoint, rig() as it:
         it.serve(frontend_of(vip, backend_of([endpoint])))
-        with client_of(vip) as client:
+        with waiting_client(vip) as client:
             async with asyncio.TaskGroup() as group:
                 drained = group.create_task(it.forwarder.drain(60))
                 await until(lambda: it.forwarder.live_connections == 1)

@@ -124,7 +124,7 @@ async def rig(
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for a condition that other callbacks of this loop will make true."""
-    while not holds():  # noqa: ASYNC110  # what is waited for is a count, and has no event
+    while not holds():  # what is waited for is a count, and has no event
         await asyncio.sleep(0.002)
 
 
@@ -206,6 +206,13 @@ async def connect(address: str, port: int = VIP_PORT, source: str | None = None)
     except BaseException:
         client.close()
         raise
+    return client
+
+
+def waiting_client(address: str, port: int = VIP_PORT) -> socket.socket:
+    """A client that is connected without giving the forwarder a turn: it waits to be accepted."""
+    client = socket.create_connection((address, port))
+    client.setblocking(False)
     return client
 
 
