@@ -7,7 +7,6 @@ that renewing them cuts no watch that is open, and no connection made with old o
 import asyncio
 import ssl
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -66,11 +65,11 @@ class ApiClient:
             if self.credentials is refused:
                 self.credentials = await load_credentials(self._settings)
 
-    def get(
+    async def get(
         self, credentials: Credentials, path: str, parameters: Mapping[str, str]
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """Make a request; entering it waits for the answer's headers."""
-        return self._session.get(
+    ) -> aiohttp.ClientResponse:
+        """Make a request and wait for the answer's headers. The caller closes the response."""
+        return await self._session.get(
             credentials.url + path,
             params=parameters,
             headers={"Authorization": credentials.authorization}
@@ -85,6 +84,8 @@ class ApiClient:
 
 def transport_stop(error: aiohttp.ClientError | OSError, credentials: Credentials) -> Stop:
     """Translate an error of the session, in the words of the watch."""
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return Stop("reset", f"{credentials.url}: the connection broke within the answer")
     text = " ".join(str(error).split()) or type(error).__name__
     if credentials.has_client_certificate and isinstance(error, aiohttp.ServerDisconnectedError):
         # All that can be seen of it with TLS 1.3, where the client's handshake is over before the

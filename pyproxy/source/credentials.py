@@ -210,6 +210,8 @@ def _credentials(
         raise ConfigError(f"{origin}: the proxy-url {proxy!r} is not supported; http:// ones are")
     # A token file ends with a line feed as often as not; a header must not.
     authorization = loaded.api_key.get("BearerToken", "").strip()
+    if not authorization.isprintable():
+        raise ConfigError(f"{origin}: the token has a line feed or a control character within it")
     loaded.host = url
     return Credentials(
         url=url,

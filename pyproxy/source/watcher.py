@@ -19,7 +19,7 @@ import aiohttp
 import msgspec
 
 from pyproxy.core.backoff import Backoff, parse_retry_after
-from pyproxy.core.listwatch import Dropped, ListWatch, Output, Pause, Request, Stop, StopReason
+from pyproxy.core.listwatch import Dropped, ListWatch, Pause, Request, Stop, StopReason
 from pyproxy.errors import ApiError, ConfigError
 from pyproxy.metrics import Metrics
 from pyproxy.model.events import Event, Listed, Resource
@@ -149,9 +149,10 @@ class Watcher:
             self._stop_steadying()
 
     async def _ask(self, request: Request) -> Stop | None:
-        answer = self._client.get(self._credentials, self._target.path, request.parameters)
         async with asyncio.timeout(self._settings.answer_timeout_s):
-            response = await answer.__aenter__()
+            response = await self._client.get(
+                self._credentials, self._target.path, request.parameters
+            )
         async with response:
             if response.status != 200:
                 return await self._read_refusal(response)
@@ -180,7 +181,7 @@ class Watcher:
             response.status, body, parse_retry_after(retry_after, datetime.now(UTC))
         )
 
-    async def _deliver(self, output: Output) -> None:
+    async def _deliver(self, output: Event | Dropped | Pause) -> None:
         match output:
             case Pause():
                 await asyncio.sleep(0)
@@ -191,8 +192,6 @@ class Watcher:
                 self._has_listed = True
                 self._publish(output)
                 self._start_steadying()
-            case Stop():
-                raise AssertionError("a Stop ends the reading")
             case _:
                 self._publish(output)
 

@@ -116,13 +116,39 @@ async def test_a_stale_token_is_renewed_before_it_is_refused(
     token_file.write_text("first")
     config = write_kubeconfig(tmp_path / "config", api.url, user={"tokenFile": str(token_file)})
     async with running_source(config, with_settings(token_refresh_s=0.0)) as source:
-        await source.until_listed("services")
+        await source.until_listed("services", "endpointslices", "servicecidrs")
         token_file.write_text("second")
         api.token = "second"
         api.end_watches("services")
         await api.until(lambda: api.count_asked("services", "watch") == 2)
         assert api.asked[-1].authorization == "Bearer second"
         assert "unauthorized" not in source.restarts("services")
+
+
+@pytest.mark.parametrize("token_refresh_s", [0.0, 1000.0])
+async def test_credentials_that_cannot_be_renewed_for_a_while_are_waited_for(
+    api: FakeApiServer, tmp_path: Path, token_refresh_s: float
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("first")
+    config = write_kubeconfig(tmp_path / "config", api.url, user={"tokenFile": str(token_file)})
+    async with running_source(config, with_settings(token_refresh_s=token_refresh_s)) as source:
+        await source.until_listed("services", "endpointslices", "servicecidrs")
+        token_file.unlink()
+        api.token = "second"
+        api.break_watches()
+        reason = "unauthorized" if token_refresh_s else "credentials"
+        await source.until_restarted("services", reason, 3)
+        api.create("services", service("new"))
+        token_file.write_text("second")
+        await source.until(lambda: source.names("services") == {"web", "new"})
+        assert source.lists("services") == 1
+
+
+async def test_a_token_with_a_line_feed_within_it_is_refused(tmp_path: Path) -> None:
+    config = write_kubeconfig(tmp_path / "config", "http://127.0.0.1:1", user={"token": "a\nb"})
+    with pytest.raises(ConfigError, match="the token has a line feed"):
+        await run_source(config)
 
 
 async def test_credentials_that_are_refused_from_the_start_are_fatal(
@@ -214,9 +240,7 @@ async def test_a_changed_server_certificate_is_trusted_once_the_ca_file_has_it(
         async with running_source(config) as source:
             await source.until_listed("services")
             await api.restart(tls=new.server())
-            async with asyncio.timeout(30):
-                while source.restarts("services").get("tls", 0) < 3:
-                    await asyncio.sleep(0.001)
+            await source.until_restarted("services", "tls", 3)
             trusted.write_bytes(new.ca_file.read_bytes())
             api.create("services", service("new"))
             await source.until(lambda: source.names("services") == {"web", "new"})

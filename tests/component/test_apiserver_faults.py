@@ -133,7 +133,7 @@ async def test_the_state_stays_as_it_is_during_an_outage(
         await until_watching(api, source)
         said = list(source.events)
         await api.stop()
-        await until_restarted(source, "unreachable", 5)
+        await source.until_restarted("services", "unreachable", 5)
         assert source.metrics.watch_states["services"] in ("waiting", "listing", "watching")
         assert source.events == said
         await api.start()
@@ -141,13 +141,6 @@ async def test_the_state_stays_as_it_is_during_an_outage(
         assert source.events == said
         delete_old(api)
         await assert_nothing_is_lost(api, source)
-
-
-async def until_restarted(source: RecordedSource, reason: str, times: int) -> None:
-    """Wait for restarts that no server sees. They come by themselves: the loop has to run."""
-    async with asyncio.timeout(30):
-        while source.restarts("services").get(reason, 0) < times:
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("code", [500, 503, 429, 504])
@@ -194,6 +187,25 @@ async def test_retry_after_is_obeyed(api: FakeApiServer, kubeconfig: Path, form:
             await api.until(lambda: refusal.count == 2)
             assert loop.time() - started_s >= 0.05  # a lower bound holds on any machine
         delete_old(api)
+        await assert_nothing_is_lost(api, source)
+
+
+async def test_a_server_that_speaks_no_http_is_asked_again(
+    api: FakeApiServer, kubeconfig: Path
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async with running_source(kubeconfig) as source:
+        await until_watching(api, source)
+        await api.stop()
+        server = await asyncio.start_server(answer, "127.0.0.1", int(api.url.rsplit(":", 1)[1]))
+        await source.until_restarted("services", "malformed", 2)
+        server.close()
+        delete_old(api)
+        await api.start()
         await assert_nothing_is_lost(api, source)
 
 

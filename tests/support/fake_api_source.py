@@ -81,6 +81,12 @@ class RecordedSource:
             why: n for (what, why), n in self.metrics.watch_restarts.items() if what == resource
         }
 
+    async def until_restarted(self, resource: Resource, reason: str, times: int) -> None:
+        """Wait for failures that nobody rings for. They come by themselves: the loop has to run."""
+        async with asyncio.timeout(30):
+            while self.restarts(resource).get(reason, 0) < times:
+                await asyncio.sleep(0.001)
+
 
 @asynccontextmanager
 async def running_source(
