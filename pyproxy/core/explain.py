@@ -195,13 +195,11 @@ def _cluster_check(
     if side == "external" and frontend.backend.external_local:
         who = "a pod" if is_pod(client, node) else "this node"
         detail = f"externalTrafficPolicy is Local, but {client} is {who}: every endpoint counts"
-    match topology_of(tuple(e for e in endpoints if e.ready), node.name, node.zone):
-        case "same-node":
-            detail += f"; node hints keep it on node {node.name}"
-        case "same-zone":
-            detail += f"; zone hints keep it in zone {node.zone}"
-        case "none":
-            pass
+    topology = topology_of(tuple(e for e in endpoints if e.ready), node.name, node.zone)
+    if topology == "same-node":
+        detail += f"; node hints keep it on node {node.name}"
+    elif topology == "same-zone":
+        detail += f"; zone hints keep it in zone {node.zone}"
     return Check("TrafficPolicy", ok=True, detail=f"{detail}: {_count(endpoints)}")
 
 

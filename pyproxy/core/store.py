@@ -26,7 +26,6 @@ from pyproxy.model.events import (
     Applied,
     Deleted,
     Event,
-    Listed,
     Object,
     ObjectKey,
     Resource,
@@ -144,16 +143,14 @@ class Store:
 
     def _differences(self, event: Event) -> Iterable[tuple[ObjectKey, Object | None]]:
         """The objects to put, and with None those to remove."""
-        match event:
-            case Applied(value=value):
-                return [(key_of(value), value)]
-            case Deleted(key=key):
-                return [(key, None)]
-            case Listed(resource=resource, values=values):
-                self._listed.add(resource)
-                listed: dict[ObjectKey, Object | None] = {key_of(v): v for v in values}
-                gone = self._objects[resource].keys() - listed.keys()
-                return [*((key, None) for key in gone), *listed.items()]
+        if isinstance(event, Applied):
+            return [(key_of(event.value), event.value)]
+        if isinstance(event, Deleted):
+            return [(event.key, None)]
+        self._listed.add(event.resource)
+        listed: dict[ObjectKey, Object | None] = {key_of(value): value for value in event.values}
+        gone = self._objects[event.resource].keys() - listed.keys()
+        return [*((key, None) for key in gone), *listed.items()]
 
     def _put(
         self,

@@ -45,13 +45,12 @@ def categorize(
 
 
 def _in_topology(ready: tuple[Endpoint, ...], node_name: str, zone: str) -> tuple[Endpoint, ...]:
-    match topology_of(ready, node_name, zone):
-        case "same-node":
-            return tuple(e for e in ready if node_name in e.nodes)
-        case "same-zone":
-            return tuple(e for e in ready if zone in e.zones)
-        case "none":
-            return ready
+    topology = topology_of(ready, node_name, zone)
+    if topology == "same-node":
+        return tuple(e for e in ready if node_name in e.nodes)
+    if topology == "same-zone":
+        return tuple(e for e in ready if zone in e.zones)
+    return ready
 
 
 def topology_of(ready: tuple[Endpoint, ...], node_name: str, zone: str) -> Topology:
