@@ -102,6 +102,16 @@ async def test_what_a_file_holds_is_published_at_once_and_again_when_it_changes(
         assert source.rest() == (0, 0)
 
 
+async def test_a_look_that_sees_no_change_publishes_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", make_service("a"))
+    events: list[Event] = []
+    source = ManifestSource([str(tmp_path)], events.append, Metrics())
+    await source._look(is_first=True)
+    assert len(events) == len(RESOURCES)
+    await source._look(is_first=False)
+    assert len(events) == len(RESOURCES)
+
+
 def test_a_change_is_seen_within_a_second() -> None:
     assert LOOK_INTERVAL_S <= 0.5
 
