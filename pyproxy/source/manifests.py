@@ -22,7 +22,9 @@ _SUFFIXES = {".yaml", ".yml", ".json"}
 
 # Looking is a stat of each file. inotify would see a change sooner, but not on every file system,
 # nor a ConfigMap's swap of a symbolic link two levels up.
-LOOK_INTERVAL_S = 0.5
+# A change counts when two looks in a row see the same: of a file that is just being written, only a
+# half may be there, and the objects of the other half would be gone for a moment.
+LOOK_INTERVAL_S = 0.25
 
 _Stamp = tuple[int, ...]
 
@@ -96,7 +98,8 @@ class ManifestSource:
         self._metrics = metrics
         self._look_interval_s = look_interval_s
         self._files: dict[str, list[Path]] = {}
-        self._stamps: dict[Path, _Stamp] = {}
+        self._seen: dict[Path, _Stamp] = {}  # at the last look
+        self._stamps: dict[Path, _Stamp] = {}  # when it was last read
         self._manifests: dict[Path, Manifest] = {}
         self._faults: dict[Path, tuple[str, ...]] = {}
         self._reported: set[str] = set()
@@ -121,20 +124,28 @@ class ManifestSource:
                 if is_first:
                     raise
                 continue  # the files it stood for are read below, and tell what is wrong
-        stamps = {path: _stamp(path) for files in self._files.values() for path in files}
+        seen = {path: _stamp(path) for files in self._files.values() for path in files}
+        stamps = seen if is_first else self._settled(seen)
+        self._seen = seen
         if stamps == self._stamps and not is_first:
             return
         changed = [path for path, stamp in stamps.items() if stamp != self._stamps.get(path)]
         self._stamps = stamps
         # Parsing a large file takes seconds, and traffic must not wait for it.
         fresh, faults = await asyncio.to_thread(_read_all, changed, is_first=is_first)
-        known, all_faults = self._manifests | fresh, self._faults | faults
-        self._manifests = {path: known[path] for path in stamps if path in known}
+        manifests, all_faults = self._manifests | fresh, self._faults | faults
+        self._manifests = {path: manifests[path] for path in stamps if path in manifests}
         self._faults = {path: all_faults[path] for path in stamps if path in all_faults}
         lists, doubles = _merge(self._manifests)
         self._report([*itertools.chain.from_iterable(self._faults.values()), *doubles])
         for event in lists:
             self._publish(event)
+
+    def _settled(self, seen: dict[Path, _Stamp]) -> dict[Path, _Stamp]:
+        """The stamps that were the same at the last look; for other files, those last read."""
+        same = {path: stamp for path, stamp in seen.items() if stamp == self._seen.get(path)}
+        known = self._stamps | same
+        return {path: known[path] for path in seen if path in known}
 
     def _report(self, faults: list[str]) -> None:
         """Log each fault once, for as long as it lasts."""
