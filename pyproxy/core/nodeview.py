@@ -67,7 +67,7 @@ def _node_port_cidrs(config: ProxyConfig, primary: dict[Family, str], family: Fa
         cidrs.append(Cidr(primary[family], bits))
     if wanted.localhost:
         cidrs.append(Cidr("127.0.0.0", 8) if family == "IPv4" else Cidr("::1", 128))
-    return [] if any(cidr.prefix == 0 for cidr in cidrs) else cidrs
+    return cidrs
 
 
 def _pod_networks(config: ProxyConfig, node: Node | None) -> tuple[Cidr, ...]:
