@@ -102,6 +102,17 @@ def test_external_policy_local_binds_outsiders_only(
     assert outcome(store, target, client) == expected
 
 
+def test_an_address_of_the_node_within_the_pod_network_counts_as_a_pod() -> None:
+    """kube-proxy asks for a pod first: a bridge's own address is one to it."""
+    store = make_store(
+        load_balancer(externalTrafficPolicy="Local"),
+        make_slice(local(), remote()),
+        local_addresses=(NODE_IP, "10.0.0.1"),
+    )
+    assert outcome(store, LB, "10.0.0.1") == f"forward {BOTH} as client"
+    assert outcome(store, VIP, "10.0.0.1") == f"forward {BOTH} as client"
+
+
 @pytest.mark.parametrize("target", [NODE_PORT_TARGET, LB, EXTERNAL])
 @pytest.mark.parametrize(
     ("client", "expected"),

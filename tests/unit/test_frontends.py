@@ -12,8 +12,10 @@ from tests.support.builders import (
     CLUSTER_IP_V6,
     EXTERNAL,
     EXTERNAL_IP,
+    FAILED,
     LB,
     LB_IP,
+    LEAVING,
     LOCAL,
     NODE_IP,
     NODE_IP_ALT,
@@ -23,6 +25,7 @@ from tests.support.builders import (
     POD,
     POD_V6,
     REMOTE,
+    UNREADY,
     VIP,
     Json,
     explained,
@@ -35,6 +38,7 @@ from tests.support.builders import (
     make_service_cidr,
     make_slice,
     make_store,
+    make_table,
     node_ports,
     outcome,
     remote,
@@ -48,6 +52,48 @@ def test_the_backend_port_comes_from_the_slice_and_never_from_target_port() -> N
         make_slice(LOCAL, ports=[{"name": "http", "protocol": "TCP", "port": 8080}]),
     )
     assert outcome(store, VIP, POD) == f"forward {LOCAL}:8080 as client"
+
+
+@pytest.mark.parametrize(
+    ("more", "cluster", "here"),
+    [
+        ({}, BOTH, ""),
+        ({"internalTrafficPolicy": "Local"}, "", f"{LOCAL}:80"),
+        ({"type": "NodePort", "externalTrafficPolicy": "Local"}, BOTH, ""),
+        ({"externalIPs": [EXTERNAL_IP], "externalTrafficPolicy": "Local"}, BOTH, f"{LOCAL}:80"),
+        ({"externalIPs": [EXTERNAL_IP], "internalTrafficPolicy": "Local"}, BOTH, f"{LOCAL}:80"),
+        ({"lb_ips": [LB_IP], "internalTrafficPolicy": "Local"}, BOTH, f"{LOCAL}:80"),
+        (
+            {"ports": [make_port(node_port=NODE_PORT)], "internalTrafficPolicy": "Local"},
+            BOTH,
+            f"{LOCAL}:80",
+        ),
+    ],
+)
+def test_a_list_is_computed_only_where_its_policy_is_used(
+    more: Json, cluster: str, here: str
+) -> None:
+    table = make_table(make_service(**more), make_slice(local(), remote()))
+    backend = table.frontends[CLUSTER_IP, 80, "TCP"].backend
+    assert ", ".join(map(str, backend.cluster)) == cluster
+    assert ", ".join(map(str, backend.local)) == here
+
+
+def test_a_backend_knows_every_serving_endpoint_usable_or_not() -> None:
+    table = make_table(
+        make_service(),
+        make_slice(
+            local(),
+            remote(**LEAVING),
+            remote("10.180.0.3", **UNREADY),
+            remote("10.180.0.4", **FAILED),
+        ),
+    )
+    assert table.frontends[CLUSTER_IP, 80, "TCP"].backend.serving == {
+        (LOCAL, 80),
+        (REMOTE, 80),
+        ("10.180.0.3", 80),
+    }
 
 
 def test_tcp_and_udp_on_one_port_number_are_served_side_by_side() -> None:

@@ -17,7 +17,7 @@ def merged(*slices: EndpointSlice, port: ServicePort = HTTP, node: str = "node-1
 
 
 def test_endpoints_of_all_slices_are_merged_and_sorted_by_their_text() -> None:
-    first = endpoint_slice("10.0.1.10", "10.0.1.1", name="a")
+    first = endpoint_slice("10.0.1.1", "10.0.1.10", name="a")
     second = endpoint_slice("10.0.1.2", name="b")
     assert merged(first, second) == ["10.0.1.10:80", "10.0.1.1:80", "10.0.1.2:80"]
 
