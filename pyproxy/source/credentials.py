@@ -84,7 +84,7 @@ async def load_credentials(settings: CredentialSettings) -> Credentials:
         )
     raise ConfigError(
         f"no kubeconfig is given, {_DEFAULT_KUBECONFIG} does not exist, and this is no pod "
-        "(KUBERNETES_SERVICE_HOST is not set): name a kubeconfig file"
+        "(KUBERNETES_SERVICE_HOST is not set): give --kubeconfig FILE, or --manifests PATH"
     )
 
 

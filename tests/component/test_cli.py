@@ -67,7 +67,7 @@ def backend() -> Iterator[Backend]:
         (["run", "--manifests", "x", "--kubeconfig", "y"], "choose one source"),
         (["run", "--kubeconfig", "/no/such/file"], "/no/such/file"),
         (["run", "--config", "/no/such/file"], "/no/such/file: No such file"),
-        (["run", "--metrics-bind-address", "nonsense:1"], "'nonsense' does not appear to be"),
+        (["run", "--metrics-bind-address", "nonsense:1"], "'nonsense' is not an IP address"),
         (["run", "--metrics-bind-address", "127.0.0.1:70000"], "not within 0 to 65535"),
         (["run", "--healthz-bind-address", "[::1:1"], "--healthz-bind-address [::1:1"),
         (["run", "--drain-timeout", "soon"], "'soon' is not a number of seconds"),
