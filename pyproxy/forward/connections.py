@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 # How exactly connect time-outs are kept: 50 ms of the default second.
 _TICK_S = 0.05
+# A connection that lives longer than once or twice this is not a short one.
+_YOUTH_S = 1.0
 
 
 class Connections:
-    """Owns the set of live connections and the deadlines of those that are dialling."""
+    """Owns the live connections, the deadlines of the dialling, and the set of the young."""
 
     def __init__(
         self,
@@ -43,7 +45,9 @@ class Connections:
         self.workspace = Workspace()
         self._live: set[Connection] = set()
         self._dialling: set[Connection] = set()
+        self._young: set[Connection] = set()
         self._deadlines = Ticker(loop, _TICK_S, self._expire)
+        self._birthdays = Ticker(loop, _YOUTH_S, self._age)
         self._all_ended = asyncio.Event()
         self._all_ended.set()
 
@@ -69,13 +73,15 @@ class Connections:
         self._deadlines.wake()
 
     def dialled(self, connection: Connection) -> None:
-        """Watch its time no more."""
-        self._dialling.discard(connection)
-        self.admission.fed(connection)
+        """Watch its `next_step_s` no more; tell it when it `has_aged`."""
+        self._leave_dialling(connection)
+        self._young.add(connection)
+        self._birthdays.wake()
 
     def ended(self, connection: Connection) -> None:
         """Forget a closed connection."""
-        self.dialled(connection)
+        self._leave_dialling(connection)
+        self._young.discard(connection)
         self._live.discard(connection)
         self.admission.closed()
         if not self._live:
@@ -94,7 +100,18 @@ class Connections:
         """Cut what is live, and return the timer and the pipes."""
         self.cut_all()
         self._deadlines.stop()
+        self._birthdays.stop()
         self.workspace.pipes.close()
+
+    def _leave_dialling(self, connection: Connection) -> None:
+        self._dialling.discard(connection)
+        self.admission.fed(connection)
+
+    def _age(self) -> bool:
+        aged, self._young = self._young, set()
+        for connection in aged:
+            self.poller.guard(connection, connection.has_aged)
+        return bool(aged)
 
     def _expire(self) -> bool:
         now_s = self.clock()

@@ -4,8 +4,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from pyproxy.forward.settings import ForwardSettings
-from pyproxy.forward.sockets import RawSocket, set_stream_options, stream_socket
+from pyproxy.forward.sockets import RawSocket, send_at_once, stream_socket
 
 if TYPE_CHECKING:
     from pyproxy.model.endpoint import Endpoint
@@ -25,14 +24,14 @@ _RESULTS: dict[int, "ConnectResult"] = {
 }
 
 
-def start_connect(endpoint: "Endpoint", settings: ForwardSettings) -> RawSocket:
+def start_connect(endpoint: "Endpoint") -> RawSocket:
     """Return a socket that is connecting to the endpoint.
 
     Raises OSError when the kernel refuses at once: no descriptor, no route, no free port.
     """
     sock = stream_socket(endpoint.address)
     try:
-        set_stream_options(sock, settings)
+        send_at_once(sock)
         code = sock.connect_ex((endpoint.address, endpoint.port))
     except OSError:
         sock.close()

@@ -59,7 +59,7 @@ class Admission:
     def park(self, listener: Watcher) -> None:
         """Remember a listener that was told not to accept, and wake it when it may."""
         self._parked[listener] = None
-        if not self._is_paused and self._full.is_first():
+        if self.live >= self._max and self._full.is_first():
             log.warning(
                 "%d connections are live, the most allowed; new clients wait to be accepted",
                 self.live,

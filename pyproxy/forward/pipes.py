@@ -8,13 +8,13 @@ import fcntl
 import os
 from typing import NamedTuple
 
-# As many bytes as may be in one pipe. With the kernel's send buffer in front of it, a stalled
-# reader holds less than 1 MiB.
-PIPE_BYTES = 512 * 1024
+# As many bytes as may be in one pipe. With the kernel's buffers on both sides of it, a reader that
+# never reads holds less than 1 MiB. 512 KiB measured no better.
+PIPE_BYTES = 256 * 1024
 # Room for that many: a pipe has a slot for each 4 KiB of its size, and a slot may hold no more than
 # one packet's worth (1,448 bytes on Ethernet).
-_PIPE_SIZE = 1024 * 1024
-# 32 MiB in all. Users without privileges get 64 MiB of pipes (pipe(7), pipe-user-pages-soft).
+_PIPE_SIZE = 512 * 1024
+# 16 MiB in all. Users without privileges get 64 MiB of pipes (pipe(7), pipe-user-pages-soft).
 MAX_PIPES = 32
 
 

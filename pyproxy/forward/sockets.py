@@ -40,7 +40,8 @@ def listen_tcp(address: str, port: int, settings: ForwardSettings) -> RawSocket:
     """
     listener = _bound(address, port, _NON_BLOCKING_STREAM, settings, reuse_address=True)
     try:
-        set_stream_options(listener, settings)
+        send_at_once(listener)
+        probe_when_silent(listener, settings)
         limit_unsent(listener)
         listener.listen(settings.backlog)
     except OSError:
@@ -98,9 +99,13 @@ def datagram_socket(address: str) -> RawSocket:
     return RawSocket(family_number(address), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
 
-def set_stream_options(sock: RawSocket, settings: ForwardSettings) -> None:
-    """Send small writes at once, and probe a silent peer."""
+def send_at_once(sock: RawSocket) -> None:
+    """Do not hold back small writes."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def probe_when_silent(sock: RawSocket, settings: ForwardSettings) -> None:
+    """Notice a peer that has vanished."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, settings.keepalive_idle_s)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, settings.keepalive_interval_s)

@@ -17,7 +17,7 @@ from pyproxy.core.decision import decide
 from pyproxy.forward.dial import result_of, start_connect
 from pyproxy.forward.poller import ERROR, HANGUP, OUT, PEER_ENDED, READABLE
 from pyproxy.forward.relay import Direction, Outcome
-from pyproxy.forward.sockets import EXHAUSTED, RawSocket, reset_on_close
+from pyproxy.forward.sockets import EXHAUSTED, RawSocket, probe_when_silent, reset_on_close
 
 if TYPE_CHECKING:
     from pyproxy.core.affinity import EndpointKey
@@ -117,6 +117,15 @@ class Connection:
         """Close after an unexpected exception."""
         self._close("error", reset=True)
 
+    def has_aged(self) -> None:
+        """Let the kernel probe the endpoint: this is no short connection.
+
+        Four system calls that most connections never need. The client's side has it from its
+        listener.
+        """
+        if self._upstream is not None:
+            probe_when_silent(self._upstream, self._shared.settings)
+
     def cut(self) -> None:
         """Reset both sides: pyproxy stops."""
         self._close("drained", reset=True)
@@ -140,7 +149,7 @@ class Connection:
             if endpoint is None:
                 break
             try:
-                self._upstream = start_connect(endpoint, shared.settings)
+                self._upstream = start_connect(endpoint)
             except OSError as error:
                 if error.errno in EXHAUSTED:
                     # Another endpoint needs a descriptor as well. Wait for one until the deadline.
@@ -152,6 +161,7 @@ class Connection:
                     return
                 self._note_failure(result_of(error.errno or 0))
                 continue
+            shared.admission.fed(self)
             shared.poller.watch(self._upstream.fileno(), self)
             self.next_step_s = min(now_s + shared.settings.connect_timeout_s, self._give_up_s)
             return
