@@ -92,6 +92,9 @@ def not_proxied_check(service: Service, why: NotProxied) -> Check:
     text, fix = _HOW_TO_PROXY[why]
     if why == "ExternalName" and service.external_name:
         fix = f"use the name; it stands for {service.external_name}"
+    if why == "NoClusterIP" and service.cluster_ip:
+        text = f"has clusterIP {service.cluster_ip!r}, which is no address, or not in clusterIPs"
+        fix = "mend spec.clusterIP; where ipFamilies is set, clusterIPs must name it too"
     return Check("Type", ok=False, detail=f"Service {service.key} {text}", fix=fix)
 
 

@@ -191,6 +191,20 @@ def test_a_port_is_asked_for_by_name_or_by_number(target: str, expected: str) ->
     assert outcome(store, target, POD) == expected
 
 
+@pytest.mark.parametrize(
+    ("more", "detail"),
+    [
+        ({"cluster_ip": ""}, "has no ClusterIP yet"),
+        ({"cluster_ip": "1.2.3"}, "has clusterIP '1.2.3', which is no address"),
+        ({"ipFamilies": ["IPv4"]}, f"has clusterIP '{CLUSTER_IP}', which is no address, or not in"),
+    ],
+)
+def test_a_service_without_a_usable_cluster_ip_says_why(more: Json, detail: str) -> None:
+    answer = explained(make_store(make_service(**more)), "default/web")
+    assert answer["reason"] == "NoClusterIP"
+    assert detail in answer["checks"][0]["detail"]
+
+
 def test_an_unknown_service_gets_a_suggestion() -> None:
     store = make_store(make_service(), make_service("zz", namespace="kube-system"))
     for target in ("default/wob", "other/web"):

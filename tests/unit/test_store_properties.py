@@ -11,6 +11,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyproxy.core.explanation import REASONS
 from pyproxy.core.store import Changes, Store
 from pyproxy.model.events import (
     RESOURCES,
@@ -32,6 +33,7 @@ from tests.support.builders import (
     NODE_IP_ALT,
     Json,
     decoded,
+    explained,
     make_endpoint,
     make_node,
     make_port,
@@ -179,7 +181,7 @@ def content(table: VipTable) -> tuple[object, ...]:
     return (dict(table.frontends), dict(table.cluster_ips), table.service_cidrs, table.node)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(histories(), st.randoms(use_true_random=False))
 def test_any_history_gives_the_table_of_what_is_left_in_any_order(
     history: list[Step], order: random.Random
@@ -204,7 +206,7 @@ def test_any_history_gives_the_table_of_what_is_left_in_any_order(
         assert store.rivals(frontend_key) == fresh.rivals(frontend_key)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(histories())
 def test_changes_applied_to_the_old_table_give_exactly_the_new_one(history: list[Step]) -> None:
     store = Store(CONFIG)
@@ -228,7 +230,7 @@ def test_changes_applied_to_the_old_table_give_exactly_the_new_one(history: list
             assert not changes.frontends
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(histories())
 def test_an_old_table_never_changes(history: list[Step]) -> None:
     store = Store(CONFIG)
@@ -242,7 +244,36 @@ def test_an_old_table_never_changes(history: list[Step]) -> None:
         assert repr(table) == text
 
 
-@settings(max_examples=250, deadline=None)
+TARGETS = [
+    f"{f'[{address}]' if ':' in address else address}:{port}/{protocol}"
+    for address in [*ADDRESSES, NODE_IP, "127.0.0.1"]
+    for port in (80, 81, 30080)
+    for protocol in ("TCP", "UDP", "SCTP")
+] + ["default/a", "default/b:http", "default/c:80", "other/a"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories(), st.sampled_from(["", "10.0.0.1", NODE_IP, "203.0.113.2", "fd00::1"]))
+def test_explain_answers_every_target_and_agrees_with_itself(
+    history: list[Step], client: str
+) -> None:
+    store = Store(CONFIG)
+    for step in history:
+        take(store, step)
+    for target in TARGETS:
+        answer = explained(store, target, client)
+        for part in answer.get("frontends", [answer]):
+            is_forwarded = part["action"] == "forward"
+            assert (part["reason"] == "Forwarded") == is_forwarded
+            assert bool(part["endpoints"]) == is_forwarded
+            assert (part["source"] is not None) == is_forwarded
+            assert part["reason"] in REASONS
+            # The first check that fails is the last one, and only what is forwarded has none.
+            assert [check["ok"] for check in part["checks"]][-1] == is_forwarded
+            assert all(check["ok"] for check in part["checks"][:-1])
+
+
+@settings(max_examples=150, deadline=None)
 @given(histories(ages=AGES[:1]))
 def test_what_did_not_change_is_shared_and_not_told(history: list[Step]) -> None:
     store = Store(CONFIG)
