@@ -355,6 +355,9 @@ def test_a_service_that_loses_a_contest_changes_nothing_there() -> None:
     assert store.table().frontends[CONTESTED] is held
     changes = store.apply(applied(make_slice("10.180.0.1", service="old")))
     assert set(changes.frontends) == {("172.30.0.1", 80, "TCP"), CONTESTED}
+    changes = store.apply(Deleted("services", ("default", "new")))
+    assert changes.frontends == {("172.30.0.2", 80, "TCP"): None}
+    assert holder(store) == "old"
 
 
 def test_an_address_that_is_external_and_load_balancer_ip_of_one_service_is_no_contest() -> None:
