@@ -141,7 +141,9 @@ async def test_bad_objects_cost_only_themselves(
     log = caplog.text
     assert "Service default/bad: spec.ports: port 0 is not within 1 to 65535" in log
     assert "Service default/worse: spec.clusterIPs: '10.0.0.300' is not an IP address" in log
-    assert "EndpointSlice default/bad-1: endpoints.addresses: 'nonsense' is not an IP address" in log
+    assert (
+        "EndpointSlice default/bad-1: endpoints.addresses: 'nonsense' is not an IP address" in log
+    )
     assert "Service default/ext: an ExternalName Service is not proxied" in log
     assert "c.yaml:1: services: object [1] cannot be read and is left out" in log
 
