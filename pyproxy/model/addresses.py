@@ -18,7 +18,7 @@ Family = Literal["IPv4", "IPv6"]
 FAMILIES: tuple[Family, Family] = ("IPv4", "IPv6")
 
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-# The usual case by far: an IPv4 address that is canonical already (half a microsecond; ip_address takes 3).
+# The usual case by far: canonical IPv4 already (half a microsecond, where ip_address takes 3).
 _CANONICAL_IPV4 = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}", re.ASCII)
 _LEADING_ZEROS = re.compile(r"(?<![0-9a-fA-F.])0+(?=\d+\.)|(?<=\.)0+(?=\d)", re.ASCII)
 
