@@ -7,6 +7,7 @@ must serve traffic even if nobody can ask it how it is.
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -95,17 +96,23 @@ async def serve(
 
 
 async def _bind(runner: web.AppRunner, name: str, address: str, port: int, retry_s: float) -> str:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     is_reported = False
     while True:
         try:
-            await web.TCPSite(runner, address, port).start()
+            sock = socket.create_server((address, port), family=family)
         except OSError as fault:
             if not is_reported:
                 where = join_host_port(address, port)
                 log.warning("%s cannot listen on %s: %s; trying again", name, where, fault.strerror)
                 is_reported = True
             await asyncio.sleep(retry_s)
-        else:
-            url = f"http://{join_host_port(*runner.addresses[0][:2])}"
-            log.info("%s on %s", name, url)
-            return url
+            continue
+        try:
+            await web.SockSite(runner, sock).start()
+        except BaseException:  # being cancelled, mostly: the loop does not own the socket yet
+            sock.close()
+            raise
+        url = f"http://{join_host_port(*sock.getsockname()[:2])}"
+        log.info("%s on %s", name, url)
+        return url
