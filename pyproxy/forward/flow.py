@@ -3,7 +3,9 @@
 Its socket is connected, so that the kernel sorts out the answers and tells of ICMP errors. The
 rules for a new connection are asked when it begins and when it moves, as they would be after
 conntrack's entry was deleted; a flow that stays is not judged again (PARITY 5.11). It moves at its
-client's next datagram, when its endpoint is stale or has refused.
+client's next datagram when its endpoint is stale, and at once when its endpoint refuses before it
+has ever answered: what was refused was processed by nobody, so the next endpoint gets it, and the
+client need not send it again after a time-out. No endpoint gets a datagram twice.
 """
 
 from typing import TYPE_CHECKING
@@ -14,6 +16,8 @@ from pyproxy.forward.dial import result_of
 from pyproxy.forward.sockets import EXHAUSTED, RawSocket, SocketAddress, datagram_socket
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyproxy.core.affinity import EndpointKey
     from pyproxy.forward.udp import UdpFrontend, UdpServer
     from pyproxy.model.endpoint import Endpoint
@@ -21,13 +25,21 @@ if TYPE_CHECKING:
 
 # Answers read in one turn.
 _ANSWERS_IN_A_TURN = 64
+# Kept of an unanswered flow, to be sent again: its last two datagrams, as resolvers ask for A and
+# AAAA from one socket, back to back (resolv.conf(5), single-request). With more of them, a flow
+# that is never answered, as of statsd, would repeat what its endpoint had processed before it went.
+_KEPT = 2
+# A full Ethernet frame is kept, and any DNS query. With the most flows that makes 64 MiB.
+_KEPT_BYTES = 2048
 
 
 class UdpFlow(Flow):
     """Not in the table, and without a socket, until `open` has returned True.
 
     _backend: the state of the Service port that the endpoint was last checked against.
-    _refused: the endpoints that refused since the last answer; the next pick avoids them.
+    _refused: the endpoints that refused since the last answer; picks avoid them, until a datagram
+        of the client comes when all have refused.
+    _unanswered: the last datagrams, until the first answer.
     """
 
     __slots__ = (
@@ -40,6 +52,7 @@ class UdpFlow(Flow):
         "_refused",
         "_server",
         "_sock",
+        "_unanswered",
     )
 
     def __init__(self, server: "UdpServer", frontend: "UdpFrontend", client: SocketAddress) -> None:
@@ -53,6 +66,7 @@ class UdpFlow(Flow):
         self._sock: RawSocket | None = None
         self._refused: set[EndpointKey] = set()
         self._must_move = False
+        self._unanswered: tuple[bytes, ...] = ()
 
     def __str__(self) -> str:
         return f"a flow of {self._client[0]} to {self._frontend.frontend}"
@@ -71,9 +85,12 @@ class UdpFlow(Flow):
         self._server.flows.sent(self, self._server.clock())
         if not self._settle():
             return
-        if not self._send(data) and self._must_move and self._settle():
+        if not self.is_replied:
+            fits = len(data) <= _KEPT_BYTES
+            self._unanswered = (*self._unanswered[1 - _KEPT :], bytes(data)) if fits else ()
+        if not self._send(data):
             # The kernel told of an earlier datagram's refusal instead of sending this one (udp(7)).
-            self._send(data)
+            self._send_elsewhere(self._unanswered or (data,))
 
     def end(self, reason: "FlowEnd") -> None:
         """Close, after the table has forgotten it."""
@@ -102,6 +119,7 @@ class UdpFlow(Flow):
                 return
             except OSError as error:
                 self._on_refusal(error)
+                self._send_elsewhere(self._unanswered)
                 continue
             self._on_answer(buffer[:size])
         self._server.poller.resume(self)
@@ -114,11 +132,12 @@ class UdpFlow(Flow):
     def _on_answer(self, data: memoryview) -> None:
         self._server.flows.replied(self, self._server.clock())
         self._refused.clear()
+        self._unanswered = ()
         if self._frontend.reply(data, self._client):
             self._counters.datagrams_to_client += 1
             self._counters.bytes_to_client += len(data)
 
-    def _send(self, data: memoryview) -> bool:
+    def _send(self, data: memoryview | bytes) -> bool:
         assert self._sock is not None
         try:
             self._sock.send(data)
@@ -141,6 +160,12 @@ class UdpFlow(Flow):
         self._server.balancer.failed(self._backend, self._client[0], self._endpoint)
         self._must_move = True
 
+    def _send_elsewhere(self, datagrams: "Sequence[memoryview | bytes]") -> None:
+        """Send what was refused to an endpoint that has not refused yet, while there is one."""
+        while self._must_move and datagrams and self._move():
+            if all(self._send(data) for data in datagrams):
+                return
+
     def _settle(self) -> bool:
         """Move to another endpoint when it has to; False when the flow has ended instead."""
         assert self._endpoint is not None
@@ -148,22 +173,28 @@ class UdpFlow(Flow):
         if backend is not self._backend:
             self._backend = backend
             if is_stale((self._endpoint.address, self._endpoint.port), backend):
-                self._refused.clear()
+                self._begin_again()
                 if self._move():
                     return True
                 self._server.flows.remove(self)
                 self.end("service_gone")
                 return False
-        if self._must_move:
-            self._move()  # nowhere else to go: the same endpoint may be back by now
+        if self._must_move and not self._move():
+            self._begin_again()  # all have refused; any of them may be back by now
+            self._move()
         return True
+
+    def _begin_again(self) -> None:
+        """Let any endpoint be picked, and keep nothing that one of them may have had."""
+        self._refused.clear()
+        self._unanswered = ()
 
     def _move(self) -> bool:
         """Leave the endpoint for another; a new socket, as the old keeps its source address."""
         old_sock, old_endpoint = self._sock, self._endpoint
-        self._must_move = False
         if not self._connect():
             return False
+        self._must_move = False
         if old_sock is not None and old_endpoint is not None:
             self._server.poller.close(old_sock)
             self._counters.flows_moved += old_endpoint != self._endpoint
@@ -181,8 +212,6 @@ class UdpFlow(Flow):
                         continue
                     self._server.report_exhaustion(error, f"connect to {endpoint} over UDP")
                     return False
-                if (endpoint.address, endpoint.port) in self._refused:
-                    return False  # all have refused, and it is the second time for this one
                 self._counters.attempts[result_of(error.errno or 0)] += 1
                 self._refused.add((endpoint.address, endpoint.port))
                 continue
@@ -201,11 +230,11 @@ class UdpFlow(Flow):
         return sock
 
     def _pick(self) -> "Endpoint | None":
-        """Pick by the rules for a new connection. When all have refused, begin again with any."""
+        """Pick by the rules for a new connection; None when all have refused."""
         server, frontend, client = self._server, self._frontend.frontend, self._client[0]
         decision = decide(frontend, client, server.node)
         if decision.action != "forward":
             return None
-        pick, now_s = server.balancer.pick, server.clock()
-        endpoint = pick(frontend.backend, decision.endpoints, client, now_s, self._refused)
-        return endpoint or pick(frontend.backend, decision.endpoints, client, now_s)
+        return server.balancer.pick(
+            frontend.backend, decision.endpoints, client, server.clock(), self._refused
+        )

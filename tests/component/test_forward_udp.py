@@ -169,28 +169,82 @@ async def test_a_stale_flow_that_no_rule_forwards_ends() -> None:
         assert it.counters("UDP").closed == {"service_gone": 1}
 
 
-async def test_a_refusal_sends_the_next_datagram_to_another_endpoint() -> None:
+@pytest.mark.parametrize("dead", [1, 3])
+async def test_a_datagram_that_is_refused_goes_to_another_endpoint_at_once(dead: int) -> None:
     vip = new_address()
-    dead = refusing(new_address())
+    refusers = [refusing(new_address()) for _ in range(dead)]
     async with udp_echo(new_address(), b"2") as two, rig(None, the_first) as it:
-        it.serve(frontend_of(vip, backend_of([dead, two], "UDP")))
+        it.serve(frontend_of(vip, backend_of([*refusers, two], "UDP")))
         with udp_socket("127.0.0.1") as client:
-            client.sendto(b"lost", (vip, VIP_PORT))
-            await until(lambda: it.counters("UDP").attempts["refused"] == 1)
-            assert await exchange(client, vip, b"b") == b"2b"
-        assert it.counters("UDP").flows_moved == 1
+            assert await exchange(client, vip, b"a") == b"2a"
+            assert await exchange(client, vip, b"b") == b"2b"  # and a was answered only once
+        assert it.counters("UDP").attempts == {"refused": dead}
+        assert it.counters("UDP").flows_moved == dead
+        assert it.counters("UDP").opened == 1
 
 
-async def test_a_refusal_that_the_next_send_tells_of_costs_no_datagram() -> None:
+async def test_two_questions_back_to_back_both_survive_a_refusal() -> None:
     vip = new_address()
     dead = refusing(new_address())
     async with udp_echo(new_address(), b"2") as two, rig(None, the_first) as it:
         it.serve(frontend_of(vip, backend_of([dead, two], "UDP")))
         with udp_socket("127.0.0.1") as client:
             # Both are read in one turn: the error waits on the socket when the second is sent.
-            client.sendto(b"a", (vip, VIP_PORT))
+            client.sendto(b"A", (vip, VIP_PORT))
+            client.sendto(b"AAAA", (vip, VIP_PORT))
+            assert (await receive(client))[0] == b"2A"
+            assert (await receive(client))[0] == b"2AAAA"
+        assert it.counters("UDP").attempts == {"refused": 1}
+
+
+async def test_each_endpoint_gets_a_datagram_that_all_refuse_once() -> None:
+    vip = new_address()
+    refusers = [refusing(new_address()) for _ in range(3)]
+    async with rig() as it:
+        it.serve(frontend_of(vip, backend_of(refusers, "UDP")))
+        with udp_socket("127.0.0.1") as client:
+            for number in range(1, 4):  # a new datagram of the client begins with all of them again
+                client.sendto(b"x", (vip, VIP_PORT))
+                await until(lambda n=number: it.counters("UDP").attempts["refused"] == 3 * n)  # type: ignore[misc]
+            await asyncio.sleep(0.05)
+            assert it.counters("UDP").datagrams_to_endpoint == 9
+            with pytest.raises(BlockingIOError):
+                client.recv(1)
+
+
+async def test_a_large_datagram_is_not_kept_and_the_next_goes_to_another_endpoint() -> None:
+    vip = new_address()
+    dead = refusing(new_address())
+    async with udp_echo(new_address(), b"2") as two, rig(None, the_first) as it:
+        it.serve(frontend_of(vip, backend_of([dead, two], "UDP")))
+        with udp_socket("127.0.0.1") as client:
+            client.sendto(bytes(2049), (vip, VIP_PORT))
+            await until(lambda: it.counters("UDP").attempts["refused"] == 1)
+            assert await exchange(client, vip, b"b") == b"2b"
+        assert it.counters("UDP").datagrams_to_endpoint == 2
+
+
+async def test_a_flow_that_was_answered_repeats_nothing() -> None:
+    vip, address = new_address(), new_address()
+    async with udp_echo(new_address(), b"2") as two, rig(None, the_first) as it:
+        async with udp_echo(address, b"1") as one:
+            it.serve(frontend_of(vip, backend_of([one, two], "UDP")))
+            client = udp_socket("127.0.0.1")
+            assert await exchange(client, vip, b"a") == b"1a"
+        with client:
             client.sendto(b"b", (vip, VIP_PORT))
-            assert (await receive(client))[0] == b"2b"
+            await until(lambda: it.counters("UDP").attempts["refused"] == 1)
+            assert await exchange(client, vip, b"c") == b"2c"
+
+
+async def test_a_refusal_that_a_large_datagram_is_told_of_costs_it_nothing() -> None:
+    vip, dead = new_address(), refusing(new_address())
+    async with udp_echo(new_address()) as two, rig(None, the_first) as it:
+        it.serve(frontend_of(vip, backend_of([dead, two], "UDP")))
+        with udp_socket("127.0.0.1") as client:
+            client.sendto(b"a", (vip, VIP_PORT))
+            client.sendto(bytes(3000), (vip, VIP_PORT))
+            assert (await receive(client))[0] == bytes(3000)
 
 
 async def test_with_nowhere_else_to_go_a_flow_waits_for_its_endpoint_to_come_back() -> None:
