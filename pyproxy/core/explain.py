@@ -302,7 +302,7 @@ def _no_such_service(store: Store, target: NameTarget) -> Check:
     same_name = [text for text in known if text.endswith(f"/{target.name}")]
     asked = f"{target.namespace}/{target.name}"
     near = same_name or difflib.get_close_matches(asked, known, n=3)
-    fix = f"did you mean {', '.join(sorted(near)[:3])}?" if near else "create it, or check its name"
+    fix = f"did you mean {', '.join(near[:3])}?" if near else "create it, or check its name"
     return Check("Service", ok=False, detail=f"there is no Service {asked}", fix=fix)
 
 

@@ -7,6 +7,7 @@ must serve traffic even if nobody can ask it how it is.
 import asyncio
 import json
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -104,7 +105,8 @@ async def _bind(runner: web.AppRunner, name: str, address: str, port: int, retry
         except OSError as fault:
             if not is_reported:
                 where = join_host_port(address, port)
-                log.warning("%s cannot listen on %s: %s; trying again", name, where, fault.strerror)
+                why = os.strerror(fault.errno or 0)  # create_server adds to its own
+                log.warning("%s cannot listen on %s: %s; trying again", name, where, why)
                 is_reported = True
             await asyncio.sleep(retry_s)
             continue
