@@ -238,7 +238,8 @@ async def test_a_changed_server_certificate_is_trusted_once_the_ca_file_has_it(
         cluster = {"certificate-authority": str(trusted)}
         config = write_kubeconfig(tmp_path / "config", api.url, cluster=cluster)
         async with running_source(config) as source:
-            await source.until_listed("services")
+            # All are connected then: a handshake that is cut leaves its socket to the collector.
+            await source.until_listed("services", "endpointslices", "servicecidrs")
             await api.restart(tls=new.server())
             await source.until_restarted("services", "tls", 3)
             trusted.write_bytes(new.ca_file.read_bytes())
@@ -257,7 +258,8 @@ async def test_a_rotated_client_certificate_is_loaded_when_the_old_one_is_refuse
         user = old.client_files(tmp_path, "client")
         config = write_kubeconfig(tmp_path / "config", api.url, cluster=cluster, user=user)
         async with running_source(config) as source:
-            await source.until_listed("services")
+            # All are connected then: a handshake that is cut leaves its socket to the collector.
+            await source.until_listed("services", "endpointslices", "servicecidrs")
             await api.restart(tls=server.server(clients=new))
             new.client_files(tmp_path, "client")
             api.create("services", service("new"))
