@@ -41,8 +41,11 @@ class Server(Protocol):
     def serve(self, frontend: "Frontend") -> None:
         """Listen, or change where it leads. Raises OSError when it cannot be bound."""
 
-    def retire(self, key: "FrontendKey", state: "Frontend | None") -> None:
-        """Take no new clients. `state` is what the frontend has become, None when it is gone."""
+    def judge_by(self, state: "Frontend") -> None:
+        """Judge the clients of a frontend by this state from now on, if it has a socket."""
+
+    def retire(self, key: "FrontendKey") -> None:
+        """Take no new clients; those that wait to be accepted are still judged."""
 
 
 class Bindings:
@@ -70,11 +73,19 @@ class Bindings:
         """Listen on these, or change where they lead; report those that cannot be bound."""
         self._log_faults(self._try(frontends))
 
-    def retire(self, key: "FrontendKey", state: "Frontend | None" = None) -> None:
-        """Listen on it no more: it is gone, or nobody could be forwarded by its new state."""
+    def dismiss(self, key: "FrontendKey", state: "Frontend | None" = None) -> None:
+        """Judge its clients by this state until it is retired, and try no more to bind it.
+
+        state: by which nobody can be forwarded; None when it is gone, and then its last one counts.
+        """
         self._waiting.pop(key, None)
         self._faults.pop(key, None)
-        self._servers[key[2]].retire(key, state)
+        if state is not None:
+            self._servers[key[2]].judge_by(state)
+
+    def retire(self, key: "FrontendKey") -> None:
+        """Listen on it no more."""
+        self._servers[key[2]].retire(key)
 
     def close(self) -> None:
         """Try nothing again."""

@@ -51,6 +51,8 @@ class Forwarder:
         self._udp = UdpServer(settings, balancer, self._poller, metrics, clock, loop)
         self._bindings = Bindings(settings, {"TCP": self._tcp, "UDP": self._udp}, metrics, loop)
         self._frontends: Mapping[FrontendKey, Frontend] = {}
+        self._unwanted: set[FrontendKey] = set()
+        self._gone: dict[FrontendKey, Frontend] = {}
         self._uses: Counter[tuple[ServicePortName, Family]] = Counter()
         self._is_stopping = False
 
@@ -66,21 +68,42 @@ class Forwarder:
 
     def update(self, table: VipTable) -> None:
         """Forward by this table from now on. Live connections and flows are left alone."""
+        self.extend(table)
+        self.retire()
+
+    def extend(self, table: VipTable) -> None:
+        """Forward by this table, but keep listening on what it does not want until `retire`.
+
+        Between the two, steering follows: so each listener is up before its address is steered, and
+        outlives the steering. A client that comes meanwhile is refused if the frontend can forward
+        nobody now, and served by the last state of one that is gone.
+        """
         if self._is_stopping:
             return
         self._connections.node = self._udp.node = table.node
         gone, new = changes(self._frontends, table.frontends)
         previous, self._frontends = self._frontends, table.frontends
-        for frontend in gone:
-            self._bindings.retire(frontend.key)
         self._bindings.serve([frontend for frontend in new if may_forward(frontend)])
+        for frontend in gone:
+            self._bindings.dismiss(frontend.key)
+        self._unwanted.update(frontend.key for frontend in gone)
         for frontend in new:
+            self._unwanted.discard(frontend.key)
             if not may_forward(frontend):
-                self._bindings.retire(frontend.key, frontend)
+                self._bindings.dismiss(frontend.key, frontend)
+                self._unwanted.add(frontend.key)
         self._tell_balancer(frontend for frontend in new if frontend.key in previous)
         self._count_uses(gone, new, previous)
         self._metrics.table_generation = table.generation
         self._metrics.frontends = len(table.frontends)
+
+    def retire(self) -> None:
+        """Stop listening on what the newest table does not want."""
+        for key in self._unwanted:
+            self._bindings.retire(key)
+        self._unwanted.clear()
+        gone, self._gone = self._gone, {}
+        self._release(gone.values())
 
     def listening(self) -> frozenset[FrontendKey]:
         """The frontends that take new clients now."""
@@ -132,10 +155,15 @@ class Forwarder:
         new: "list[Frontend]",
         previous: Mapping[FrontendKey, Frontend],
     ) -> None:
-        """Forget the counters and the affinity of a Service port with its last frontend."""
-        before = [previous[f.key] for f in new if f.key in previous]
+        """Count the frontends of each Service port; one that is gone counts until it is retired."""
+        known = [previous.get(f.key) or self._gone.pop(f.key, None) for f in new]
         self._uses.update((f.backend.name, f.backend.family) for f in new)
-        for frontend in (*gone, *before):
+        self._release(frontend for frontend in known if frontend is not None)
+        self._gone.update((frontend.key, frontend) for frontend in gone)
+
+    def _release(self, frontends: Iterable[Frontend]) -> None:
+        """Forget the counters and the affinity of a Service port with its last frontend."""
+        for frontend in frontends:
             backend = frontend.backend
             self._uses[backend.name, backend.family] -= 1
             if not self._uses[backend.name, backend.family]:

@@ -145,15 +145,16 @@ class TcpListeners:
         self._listeners[frontend.key] = listener
         self._poller.watch(sock.fileno(), listener)
 
-    def retire(self, key: "FrontendKey", state: "Frontend | None") -> None:
-        """Stop listening; the live connections go on (PARITY 5.11).
+    def judge_by(self, state: "Frontend") -> None:
+        """Judge the clients of a frontend by this state from now on, if it is listened on."""
+        listener = self._listeners.get(state.key)
+        if listener is not None:
+            listener.serve(state)
 
-        Clients that wait to be accepted are judged by `state`, or by the last one if it is None.
-        """
+    def retire(self, key: "FrontendKey") -> None:
+        """Stop listening; the live connections go on (PARITY 5.11)."""
         listener = self._listeners.pop(key, None)
         if listener is not None:
-            if state is not None:
-                listener.serve(state)
             listener.stop()
 
     def close(self) -> None:

@@ -44,14 +44,13 @@ class UdpFrontend:
         self._is_open = True
         self.flows = 0
         self.is_retired = False
-        self.serve(frontend)
+        self.judge_by(frontend)
 
     def __str__(self) -> str:
         return f"the socket of {self.frontend}"
 
-    def serve(self, frontend: "Frontend") -> None:
+    def judge_by(self, frontend: "Frontend") -> None:
         """Send new flows, and flows that move, by this state of the frontend."""
-        self.is_retired = False
         self.frontend = frontend
         self.counters = self._server.metrics.service_port(frontend.backend.name)
 
@@ -148,18 +147,24 @@ class UdpServer:
         """Bind a frontend, or change where it leads. Raises OSError when it cannot be bound."""
         known = self._frontends.get(frontend.key)
         if known is not None:
-            known.serve(frontend)
+            known.is_retired = False
+            known.judge_by(frontend)
             return
         sock = bind_udp(frontend.address, frontend.port, self.settings)
         made = self._frontends[frontend.key] = UdpFrontend(self, frontend, sock)
         self.poller.watch(sock.fileno(), made)
 
-    def retire(self, key: "FrontendKey", state: "Frontend | None" = None) -> None:  # noqa: ARG002
-        """Take no new clients on a frontend.
+    def judge_by(self, state: "Frontend") -> None:
+        """Judge new flows, and flows that move, by this state, if the frontend has a socket.
 
-        Its flows keep to the last state that had endpoints: while nothing serves, they stay where
-        they are (PARITY 11.6).
+        While nothing serves, flows stay where they are (PARITY 11.6).
         """
+        frontend = self._frontends.get(state.key)
+        if frontend is not None:
+            frontend.judge_by(state)
+
+    def retire(self, key: "FrontendKey") -> None:
+        """Take no new clients on a frontend; its flows go on (PARITY 11.10)."""
         frontend = self._frontends.get(key)
         if frontend is not None:
             frontend.retire()

@@ -24,6 +24,7 @@ from tests.support.backends import (
     new_address,
     read_all,
     rig,
+    table_of,
     tcp_backend,
     until,
     waiting_client,
@@ -114,6 +115,61 @@ async def test_another_list_of_endpoints_leaves_the_listening_socket_alone() -> 
             it.serve(frontend_of(vip, backend_of([two])))
             assert descriptors() == before + 1
             assert await read_all(waiting) == b"two"
+
+
+async def test_a_removed_frontend_is_listened_on_until_it_is_retired() -> None:
+    vip, other = new_address(), new_address()
+    async with tcp_backend(new_address(), answer_at_end) as endpoint, rig() as it:
+        old = frontend_of(vip, backend_of([endpoint], service="old"))
+        new = frontend_of(other, backend_of([endpoint]))
+        it.serve(old)
+        it.forwarder.extend(table_of(new))
+        assert it.forwarder.listening() == {old.key, new.key}
+        assert await ask(vip, b"abc") == await ask(other, b"abc") == b"cba"
+        assert it.counters(service="old").opened == 1  # its series goes with its listener
+        it.forwarder.retire()
+        assert it.forwarder.listening() == {new.key}
+        assert await refusal(vip)
+        assert [name.service.name for name, _ in it.metrics.service_ports()] == ["web"]
+
+
+async def test_a_frontend_that_can_forward_nobody_refuses_until_it_is_retired() -> None:
+    vip = new_address()
+    async with rig() as it:
+        it.serve(frontend_of(vip, backend_of([ENDPOINT])))
+        it.forwarder.extend(table_of(frontend_of(vip, backend_of([]))))
+        with waiting_client(vip) as client, pytest.raises(ConnectionResetError):
+            await read_all(client)
+        assert it.counters().closed == {"no_endpoint": 1}
+        it.forwarder.retire()
+        assert it.forwarder.listening() == frozenset()
+
+
+async def test_a_frontend_that_comes_back_before_it_is_retired_stays() -> None:
+    vip = new_address()
+    async with tcp_backend(new_address(), answer_at_end) as endpoint, rig() as it:
+        frontend = frontend_of(vip, backend_of([endpoint]))
+        it.serve(frontend)
+        counters, before = it.counters(), descriptors()
+        for without in ((), (frontend_of(vip, backend_of([])),)):
+            it.forwarder.extend(table_of(*without))
+            it.forwarder.extend(table_of(frontend))
+            assert descriptors() == before
+        it.forwarder.retire()
+        assert await ask(vip, b"abc") == b"cba"
+        assert it.counters() is counters
+        it.serve()
+        assert list(it.metrics.service_ports()) == []
+
+
+async def test_what_could_not_be_bound_and_is_gone_is_tried_no_more() -> None:
+    async with rig(ForwardSettings(bind_retry_s=0.01)) as it:
+        it.serve(frontend_of("198.51.100.1", backend_of([ENDPOINT])))
+        it.forwarder.extend(table_of())
+        assert it.forwarder.bind_faults() == {}
+        errors = it.metrics.bind_errors
+        await asyncio.sleep(0.05)
+        assert it.metrics.bind_errors == errors
 
 
 async def test_clients_in_the_accept_queue_of_a_removed_frontend_are_served() -> None:

@@ -20,6 +20,7 @@ from tests.support.backends import (
     new_address,
     receive,
     rig,
+    table_of,
     the_first,
     udp_socket,
     until,
@@ -344,6 +345,32 @@ async def test_a_removed_frontend_that_comes_back_goes_on_with_its_flows() -> No
             assert await exchange(late, vip, b"a") == b"1a"
             assert await exchange(client, vip, b"a") == b"1a"
         assert it.counters("UDP").opened <= 2
+
+
+async def test_a_frontend_without_endpoints_keeps_its_flows_and_takes_no_new_ones() -> None:
+    vip = new_address()
+    async with udp_echo(new_address(), b"1") as one, rig() as it:
+        frontend = frontend_of(vip, backend_of([one], "UDP"))
+        it.serve(frontend)
+        with udp_socket("127.0.0.1") as client, udp_socket("127.0.0.1") as late:
+            await begin_flow(it, vip, client)
+            it.forwarder.extend(table_of(frontend_of(vip, backend_of([], "UDP"))))
+            assert it.forwarder.listening() == {frontend.key}
+            for _ in range(2):
+                late.sendto(b"late", (vip, VIP_PORT))
+                assert await exchange(client, vip, b"a") == b"1a"
+                assert it.forwarder.live_flows == 1
+                it.forwarder.retire()
+                assert it.forwarder.listening() == frozenset()
+
+
+async def test_a_removed_frontend_takes_new_flows_until_it_is_retired() -> None:
+    vip = new_address()
+    async with udp_echo(new_address(), b"1") as one, rig() as it:
+        it.serve(frontend_of(vip, backend_of([one], "UDP")))
+        it.forwarder.extend(table_of())
+        with udp_socket("127.0.0.1") as client:
+            assert await exchange(client, vip, b"a") == b"1a"
 
 
 async def test_without_endpoints_the_kernel_refuses_a_datagram() -> None:
