@@ -7,19 +7,19 @@ acts at once, requests during a run or its interval coalesce, and a failed run i
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
 
 
 class Pacer:
-    """Runs `action` after `request`, in the loop's thread.
+    """Runs `action` after `request`, one run at a time.
 
     min_interval_s: between the end of a run and the start of the next. retry_s: after a failure.
     """
 
     def __init__(
-        self, action: Callable[[], None], *, min_interval_s: float, retry_s: float
+        self, action: Callable[[], Awaitable[None]], *, min_interval_s: float, retry_s: float
     ) -> None:
         self._action = action
         self._min_interval_s = min_interval_s
@@ -36,7 +36,7 @@ class Pacer:
             await self._requested.wait()
             self._requested.clear()
             try:
-                self._action()
+                await self._action()
             except Exception:  # one bad table must not end the updates for good
                 log.exception("an update failed; it is tried again in %g s", self._retry_s)
                 await self._wait_for_retry()

@@ -175,7 +175,7 @@ class Agent:
             self.health.queued(datetime.now(UTC))
             self._pacer.request()
 
-    def _update(self) -> None:
+    async def _update(self) -> None:
         self._forwarder.update(self.store.table())
         self.health.updated(datetime.now(UTC))
         if not self.ready.is_set():

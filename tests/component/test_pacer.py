@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -12,7 +12,7 @@ from pyproxy.aio.pacer import Pacer
 
 @contextlib.asynccontextmanager
 async def running(
-    action: Callable[[], None], min_interval_s: float = 0.0, retry_s: float = 0.0
+    action: Callable[[], Awaitable[None]], min_interval_s: float = 0.0, retry_s: float = 0.0
 ) -> AsyncIterator[Pacer]:
     pacer = Pacer(action, min_interval_s=min_interval_s, retry_s=retry_s)
     async with asyncio.TaskGroup() as group:
@@ -29,7 +29,7 @@ class Runs:
         self._failures = failures
         self._ran = asyncio.Event()
 
-    def __call__(self) -> None:
+    async def __call__(self) -> None:
         self.count += 1
         self._ran.set()
         if self.count <= self._failures:
