@@ -8,6 +8,7 @@ import asyncio
 import random as random_module
 from collections.abc import Callable
 
+from pyproxy.core.apiservers import ApiServers
 from pyproxy.errors import PyproxyError
 from pyproxy.metrics import Metrics
 from pyproxy.model.events import Event, Listed
@@ -56,6 +57,7 @@ class ApiServerSource:
         self._publish = publish
         self._metrics = metrics
         self._random = random
+        self._servers = ApiServers()
 
     async def run(self) -> None:
         """Run until cancelled.
@@ -70,7 +72,8 @@ class ApiServerSource:
             service_account_dir=settings.service_account_dir,
             token_refresh_s=settings.token_refresh_s,
         )
-        async with ApiClient(credentials, connect_timeout_s=settings.connect_timeout_s) as client:
+        timeout_s = settings.connect_timeout_s
+        async with ApiClient(credentials, self._servers, connect_timeout_s=timeout_s) as client:
             if not settings.node_name:
                 self._metrics.watch_states["nodes"] = "absent"
                 self._publish(Listed("nodes", ()))
@@ -86,7 +89,11 @@ class ApiServerSource:
                 raise fatal.exceptions[0] from None
 
     def _watcher(self, target: WatchTarget, client: ApiClient) -> Watcher:
-        return Watcher(target, self._settings, client, self._publish, self._metrics, self._random)
+        return Watcher(target, self._settings, client, self._pass_on, self._metrics, self._random)
+
+    def _pass_on(self, event: Event) -> None:
+        self._servers.observe(event)
+        self._publish(event)
 
 
 def watch_targets(settings: ApiServerSettings) -> list[WatchTarget]:

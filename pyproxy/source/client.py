@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from pyproxy import __version__
+from pyproxy.core.apiservers import ApiServers
 from pyproxy.core.listwatch import Stop, StopReason
 from pyproxy.source.credentials import Credentials, CredentialSettings, load_credentials
 
@@ -24,7 +26,10 @@ class ApiClient:
     Entering it loads the credentials; that raises ConfigError.
     """
 
-    def __init__(self, settings: CredentialSettings, *, connect_timeout_s: float) -> None:
+    def __init__(
+        self, settings: CredentialSettings, servers: ApiServers, *, connect_timeout_s: float
+    ) -> None:
+        self.servers = servers
         self._settings = settings
         self._connect_timeout_s = connect_timeout_s
         self._loading = asyncio.Lock()
@@ -69,14 +74,18 @@ class ApiClient:
         self, credentials: Credentials, path: str, parameters: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         """Make a request and wait for the answer's headers. The caller closes the response."""
+        url, name = self.servers.current(credentials.url), credentials.server_name
+        if url != credentials.url:
+            # A fall-back is the same server at another address; its certificate has the old name.
+            name = name or urlsplit(credentials.url).hostname
         return await self._session.get(
-            credentials.url + path,
+            url + path,
             params=parameters,
             headers={"Authorization": credentials.authorization}
             if credentials.authorization
             else None,
             ssl=credentials.tls if credentials.tls is not None else True,
-            server_hostname=credentials.server_name,
+            server_hostname=name,
             proxy=credentials.proxy,
             allow_redirects=False,  # a token must not follow one
         )

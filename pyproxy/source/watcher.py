@@ -135,8 +135,10 @@ class Watcher:
         self._verb = request.verb
         if self._protocol.is_listing:
             self._show("listing")
+        url = ""
         try:
             self._credentials = await self._client.fresh_credentials()
+            url = self._client.servers.current(self._credentials.url)
             return await self._ask(request)
         except ConfigError as fault:
             return Stop("credentials", str(fault))
@@ -144,7 +146,7 @@ class Watcher:
             # TimeoutError is an OSError. Those of aiohttp are about connecting.
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
                 return self._protocol.fall_silent()
-            return transport_stop(error, self._credentials)
+            return self._unreachable(url, transport_stop(error, self._credentials))
         finally:
             self._stop_steadying()
 
@@ -204,6 +206,15 @@ class Watcher:
         if self._protocol.has_bookmarks:
             return self._settings.bookmark_silence_s
         return request.watch_timeout_s + self._settings.watch_margin_s
+
+    def _unreachable(self, url: str, stop: Stop) -> Stop:
+        """Let the next request go to another address, where the cluster has told of one."""
+        if stop.reason == "unreachable" and self._credentials.proxy is None:
+            configured = self._credentials.url
+            following = self._client.servers.unreachable(url, configured)
+            if following != url:
+                logger.info("%s cannot be reached; trying %s", url, following)
+        return stop
 
     # What comes after it.
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import ssl
 import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -12,13 +11,13 @@ from typing import Any
 
 import msgspec
 import pytest
-import trustme
 import yaml
 
 from pyproxy.errors import ApiError, ConfigError
 from pyproxy.source.credentials import CredentialSettings, load_credentials
 from tests.support.fake_api import FakeApiServer, write_kubeconfig
 from tests.support.fake_api_source import FAST, run_source, running_source, service
+from tests.support.fake_api_tls import Tls
 
 
 @pytest.fixture(autouse=True)
@@ -33,29 +32,6 @@ async def api() -> AsyncIterator[FakeApiServer]:
     async with FakeApiServer(token="first") as server:
         server.create("services", service("web"))
         yield server
-
-
-class Tls:
-    """A CA, and what it signs."""
-
-    def __init__(self, directory: Path, name: str) -> None:
-        self.ca = trustme.CA()
-        self.ca_file = directory / f"{name}-ca.crt"
-        self.ca.cert_pem.write_to_path(self.ca_file)
-
-    def server(self, *names: str, clients: "Tls | None" = None) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.ca.issue_cert(*(names or ("127.0.0.1",))).configure_cert(context)
-        if clients is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
-            clients.ca.configure_trust(context)
-        return context
-
-    def client_files(self, directory: Path, name: str) -> dict[str, str]:
-        issued = self.ca.issue_cert(f"{name}.example.com")
-        issued.cert_chain_pems[0].write_to_path(directory / f"{name}.crt")
-        issued.private_key_pem.write_to_path(directory / f"{name}.key")
-        return {"client-certificate": f"{name}.crt", "client-key": f"{name}.key"}
 
 
 def with_settings(**changes: Any) -> Any:
