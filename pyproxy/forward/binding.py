@@ -29,6 +29,8 @@ _REASONS = {
     errno.EADDRNOTAVAIL: "the address is not on this host",
     errno.EADDRINUSE: "another process listens there",
     errno.EACCES: "no permission for this port",
+    # IP_TRANSPARENT (ip(7)); asked for only when the settings say so.
+    errno.EPERM: "addresses on no interface take the capability NET_ADMIN or NET_RAW",
 }
 
 

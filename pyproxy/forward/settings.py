@@ -13,6 +13,8 @@ class ForwardSettings(msgspec.Struct, frozen=True, kw_only=True):
     accept_pause_s: how long to leave clients in the accept queues when descriptors run out.
     backlog: of each TCP listener; the kernel cuts it to net.core.somaxconn (4096 by default).
     reuse_port: let several processes listen on the same frontends (SO_REUSEPORT).
+    transparent: let frontends be addresses that are on no interface of this host; packets for them
+        have to be steered to it. Takes CAP_NET_ADMIN or CAP_NET_RAW.
     bind_retry_s, bind_retry_batch: how often to try again what could not be bound, and how many of
         them at once: 500 binds take about 5 ms.
     udp_unreplied_timeout_s, udp_replied_timeout_s: idle times of a flow before and after its
@@ -29,6 +31,7 @@ class ForwardSettings(msgspec.Struct, frozen=True, kw_only=True):
     accept_pause_s: float = 0.1
     backlog: int = 4096
     reuse_port: bool = False
+    transparent: bool = False
     bind_retry_s: float = 2.0
     bind_retry_batch: int = 500
     udp_unreplied_timeout_s: float = 30.0

@@ -23,6 +23,9 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # reader's send buffer grows to several MiB (tcp_wmem). Bytes in flight are not limited (tcp(7)).
 _UNSENT_BYTES = 128 * 1024
 
+# Missing from the socket module of Python 3.11 (linux/in6.h).
+_IPV6_TRANSPARENT = 75
+
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 _NON_BLOCKING_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
@@ -70,6 +73,8 @@ def _bound(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if settings.reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if settings.transparent:
+            let_use_any_address(sock)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))
@@ -97,6 +102,17 @@ def stream_socket(address: str) -> RawSocket:
 def datagram_socket(address: str) -> RawSocket:
     """Return a non-blocking UDP socket of the address's family. Raises OSError."""
     return RawSocket(family_number(address), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+
+def let_use_any_address(sock: RawSocket) -> None:
+    """Let it be bound to an address of no interface (IP_TRANSPARENT, ip(7)). Raises OSError.
+
+    Accepted sockets inherit it, so that the kernel sends for them from that address too.
+    """
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
 
 
 def send_at_once(sock: RawSocket) -> None:
