@@ -1,8 +1,11 @@
-"""Reading a KubeProxyConfiguration (PARITY 6.1, 8.6, 9.1, 9.6, 19)."""
+"""Reading a configuration file (PARITY 6.1, 8.6, 9.1, 9.6, 12.11, 14.1, 19)."""
 
 import pytest
+import yaml
 
 from pyproxy.config import (
+    Configuration,
+    HostPort,
     NodePortAddresses,
     ProxyConfig,
     parse_cluster_cidr,
@@ -13,25 +16,123 @@ from pyproxy.errors import ConfigError
 from pyproxy.model.addresses import parse_cidr
 
 HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+OWN = "apiVersion: pyproxy.io/v1alpha1\nkind: PyproxyConfiguration\n"
+
+# What kubeadm v1.36 writes into kube-proxy's ConfigMap, in full.
+KUBEADM = (
+    HEAD
+    + """
+bindAddress: 0.0.0.0
+bindAddressHardFail: false
+clientConnection:
+  acceptContentTypes: ""
+  burst: 0
+  contentType: ""
+  kubeconfig: /var/lib/kube-proxy/kubeconfig.conf
+  qps: 0
+clusterCIDR: 10.244.0.0/16
+configSyncPeriod: 0s
+conntrack:
+  maxPerCore: null
+  min: null
+  tcpBeLiberal: false
+  tcpCloseWaitTimeout: null
+  tcpEstablishedTimeout: null
+  udpStreamTimeout: 0s
+  udpTimeout: 0s
+detectLocal:
+  bridgeInterface: ""
+  interfaceNamePrefix: ""
+detectLocalMode: ""
+enableProfiling: false
+healthzBindAddress: ""
+hostnameOverride: ""
+iptables:
+  localhostNodePorts: null
+  masqueradeAll: false
+  masqueradeBit: null
+  minSyncPeriod: 0s
+  syncPeriod: 0s
+ipvs:
+  excludeCIDRs: null
+  minSyncPeriod: 0s
+  scheduler: ""
+  strictARP: false
+  syncPeriod: 0s
+  tcpFinTimeout: 0s
+  tcpTimeout: 0s
+  udpTimeout: 0s
+logging:
+  flushFrequency: 0
+  options:
+    json:
+      infoBufferSize: "0"
+    text:
+      infoBufferSize: "0"
+  verbosity: 0
+metricsBindAddress: ""
+mode: ""
+nftables:
+  masqueradeAll: false
+  masqueradeBit: null
+  minSyncPeriod: 0s
+  syncPeriod: 0s
+nodePortAddresses: null
+oomScoreAdj: null
+portRange: ""
+showHiddenMetricsForVersion: ""
+winkernel:
+  enableDSR: false
+  forwardHealthCheckVip: false
+  networkName: ""
+  rootHnsEndpointName: ""
+  sourceVip: ""
+"""
+)
 
 
-def parsed(text: str) -> ProxyConfig:
+def read(text: str) -> Configuration:
     return parse_config(HEAD + text)[0]
 
 
-def faults(text: str) -> tuple[str, ...]:
+def parsed(text: str) -> ProxyConfig:
+    return read(text).proxy
+
+
+def own(text: str) -> Configuration:
+    return parse_config(OWN + text)[0]
+
+
+def faults(text: str, head: str = HEAD) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
-        parse_config(HEAD + text)
+        parse_config(head + text)
     return caught.value.faults
 
 
+def unused(text: str, head: str = HEAD) -> tuple[str, ...]:
+    return parse_config(head + text)[1]
+
+
 def test_an_empty_configuration_is_the_default() -> None:
-    assert parse_config(HEAD) == (ProxyConfig(), ())
+    assert parse_config(HEAD) == parse_config(OWN) == (Configuration(), ())
+    assert Configuration().proxy == ProxyConfig()
     nothing = "nodePortAddresses: null\nclusterCIDR: ''\ndetectLocalMode: ''\niptables: null\n"
     assert parsed(nothing + "hostnameOverride: ''\nbindAddress: 0.0.0.0\n") == ProxyConfig()
 
 
-def test_every_field_that_matters_is_read() -> None:
+def test_what_kubeadm_writes_asks_for_nothing_that_has_no_effect() -> None:
+    configuration, lines = parse_config(KUBEADM)
+    assert lines == ()
+    assert configuration.kubeconfig == "/var/lib/kube-proxy/kubeconfig.conf"
+    assert configuration.proxy == ProxyConfig(cluster_cidr=(parse_cidr("10.244.0.0/16"),))
+    plain = read(
+        "clientConnection: {kubeconfig: /var/lib/kube-proxy/kubeconfig.conf}\n"
+        "clusterCIDR: 10.244.0.0/16"
+    )
+    assert configuration == plain
+
+
+def test_every_field_that_decisions_depend_on_is_read() -> None:
     text = """
 hostnameOverride: " Node-1 "
 nodePortAddresses: [192.168.0.0/24, "2001:db8::/64"]
@@ -39,10 +140,16 @@ clusterCIDR: 10.0.0.0/8,fd00::/8
 detectLocalMode: NodeCIDR
 mode: nftables
 nftables: {masqueradeAll: true}
+iptables: {localhostNodePorts: false}
 bindAddress: 192.168.0.002
+---
+apiVersion: pyproxy.io/v1alpha1
+kind: PyproxyConfiguration
+serviceProxyName: pyproxy
 """
     assert parsed(text) == ProxyConfig(
         node_name="node-1",
+        proxy_name="pyproxy",
         node_port_addresses=NodePortAddresses(
             (parse_cidr("192.168.0.0/24"), parse_cidr("2001:db8::/64"))
         ),
@@ -50,7 +157,68 @@ bindAddress: 192.168.0.002
         detect_local_mode="NodeCIDR",
         masquerade_all=True,
         bind_address="192.168.0.2",
+        localhost_node_ports=False,
     )
+
+
+def test_every_field_of_our_own_is_read() -> None:
+    found = own("""
+steer: nft
+steering: {mark: 0x10, routeTable: 11, rulePriority: 12}
+sourceAddress: node
+serviceProxyName: ""
+workers: 0
+connectTimeout: 250ms
+connectDeadline: 1m30s
+drainTimeout: 0s
+maxConnections: 13
+maxUdpFlows: 14
+logFormat: json
+logLevel: warning
+""").pyproxy
+    assert (found.steer, found.source_address, found.service_proxy_name) == ("nft", "node", "")
+    steering = found.steering
+    assert (steering.mark, steering.route_table, steering.rule_priority) == (16, 11, 12)
+    assert (found.connect_timeout_s, found.connect_deadline_s) == (0.25, 90.0)
+    assert found.drain_timeout_s == 0.0
+    assert (found.max_connections, found.max_udp_flows) == (13, 14)
+    assert (found.log_format, found.log_level) == ("json", "warning")
+
+
+@pytest.mark.parametrize("separator", ["---\n", "---\n---\n", "---\n# nothing\n---\n"])
+def test_both_documents_may_stand_in_one_file_in_any_order(separator: str) -> None:
+    first, second = HEAD + "clusterCIDR: 10.0.0.0/8\n", OWN + "drainTimeout: 1s\n"
+    one = parse_config(first + separator + second)[0]
+    assert one == parse_config(second + separator + first)[0]
+    assert one.pyproxy.drain_timeout_s == 1.0
+    assert one.proxy.cluster_cidr
+
+
+@pytest.mark.parametrize(
+    ("text", "health", "metrics"),
+    [
+        ("", ("0.0.0.0", 10256), ("127.0.0.1", 10249)),
+        ("bindAddress: '::'", ("::", 10256), ("::1", 10249)),
+        ("bindAddress: fd00::1", ("::", 10256), ("::1", 10249)),
+        ("bindAddress: 10.0.0.1", ("0.0.0.0", 10256), ("127.0.0.1", 10249)),
+        (
+            "bindAddress: '::'\nhealthzBindAddress: 0.0.0.0:1\nmetricsBindAddress: 10.0.0.1:65535",
+            ("0.0.0.0", 1),
+            ("10.0.0.1", 65535),
+        ),
+        (
+            "healthzBindAddress: 10.0.0.1\nmetricsBindAddress: fd00::1",
+            ("10.0.0.1", 10256),
+            ("fd00::1", 10249),
+        ),
+        ("healthzBindAddress: '[fd00::1]:99'", ("fd00::1", 99), ("127.0.0.1", 10249)),
+    ],
+)
+def test_bind_address_gives_the_family_of_the_ports_and_a_missing_port_is_the_usual_one(
+    text: str, health: tuple[str, int], metrics: tuple[str, int]
+) -> None:
+    assert read(text).health == HostPort(*health)
+    assert read(text).metrics == HostPort(*metrics)
 
 
 @pytest.mark.parametrize(
@@ -66,28 +234,97 @@ bindAddress: 192.168.0.002
         ("mode: ipvs\niptables: {masqueradeAll: true}", True),
         ("nftables: {masqueradeAll: false}", False),
         ("masqueradeAll: true", True),
+        ("mode: nftables\nmasqueradeAll: true", True),
     ],
 )
 def test_the_section_of_the_mode_says_whether_to_masquerade_all(text: str, expected: bool) -> None:
     assert parsed(text).masquerade_all is expected
 
 
-def test_fields_without_effect_are_named() -> None:
-    config, unused = parse_config(HEAD + "oomScoreAdj: -999\nconntrack: {min: 1}\nfoo: bar\n")
-    assert config == ProxyConfig()
-    assert unused == ("conntrack", "foo", "oomScoreAdj")
+@pytest.mark.parametrize(
+    ("mode", "sync", "min_sync"),
+    [("", 1, 0.1), ("iptables", 1, 0.1), ("nftables", 2, 0.2), ("ipvs", 3, 0.3)],
+)
+def test_the_section_of_the_mode_supplies_the_periods(
+    mode: str, sync: float, min_sync: float
+) -> None:
+    found = read(f"""
+mode: "{mode}"
+iptables: {{syncPeriod: 1s, minSyncPeriod: 100ms}}
+nftables: {{syncPeriod: 2s, minSyncPeriod: 200ms}}
+ipvs: {{syncPeriod: 3s, minSyncPeriod: 300ms}}
+""")
+    assert found.sync_period_s == sync
+    assert found.min_sync_period_s == pytest.approx(min_sync)
 
 
-@pytest.mark.parametrize("text", ["0.0.0.0", "::", "''"])
+def test_a_time_of_zero_is_the_default_for_kube_proxy_and_a_time_for_us() -> None:
+    found = read("iptables: {syncPeriod: 0s}\nconntrack: {udpTimeout: 0s, udpStreamTimeout: 5s}")
+    assert found.sync_period_s == 30
+    assert found.kube_proxy.conntrack.udp_timeout_s == 30.0
+    assert found.kube_proxy.conntrack.udp_stream_timeout_s == 5.0
+    assert own("drainTimeout: 0s").pyproxy.drain_timeout_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "level"),
+    [
+        ("", "text", "info"),
+        ("logging: {format: json, verbosity: 3}", "json", "info"),
+        ("logging: {verbosity: 4}", "text", "debug"),
+        (f"logging: {{format: json, verbosity: 4}}\n---\n{OWN}logLevel: error", "json", "error"),
+        (f"logging: {{format: json}}\n---\n{OWN}logFormat: text", "text", "info"),
+    ],
+)
+def test_our_own_words_on_the_log_beat_those_of_kube_proxy(
+    text: str, form: str, level: str
+) -> None:
+    assert (read(text).log_format, read(text).log_level) == (form, level)
+
+
+def test_fields_without_effect_are_named_each_with_its_reason() -> None:
+    lines = unused("""
+conntrack: {min: 1, maxPerCore: 0, tcpEstablishedTimeout: 24h0m0s}
+featureGates: {Foo: true}
+foo: bar
+iptables: {masqueradeBit: 14, nonsense: {a: 1}}
+winkernel: {networkName: x}
+zero: null
+""")
+    assert [line.split(" ", 1)[0] for line in lines] == [
+        "conntrack.min",
+        "conntrack.tcpEstablishedTimeout",
+        "featureGates",
+        "foo",
+        "iptables.masqueradeBit",
+        "iptables.nonsense",
+        "winkernel",
+        "zero",
+    ]
+    assert lines[2] == "featureGates has no effect here: pyproxy has no feature gates"
+    assert lines[3] == "foo is not known, and has no effect here"
+    assert unused("drain: 1s", OWN) == ("drain is not known, and has no effect here",)
+
+
+def test_a_mapping_without_effect_is_named_as_one() -> None:
+    text = "logging: {options: {json: {infoBufferSize: 1Ki}}, vmodule: [a]}\nextra: {a: {b: 1}}"
+    assert unused(text) == (
+        "extra is not known, and has no effect here",
+        "logging.options has no effect here: pyproxy's log has no such setting",
+        "logging.vmodule has no effect here: pyproxy's log has no such setting",
+    )
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0", "::", ""])
 def test_an_unspecified_bind_address_overrides_nothing(text: str) -> None:
-    assert parsed(f"bindAddress: '{text}'" if text != "''" else "bindAddress: ''") == ProxyConfig()
+    assert parsed(f"bindAddress: '{text}'") == ProxyConfig()
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
         ("bindAddress: 1.2.3", "bindAddress: '1.2.3' is not an IP address"),
-        ("bindAddress: 1", "bindAddress: 1 is not a str"),
+        ("bindAddress: 1", "bindAddress: 1 is not a text"),
         ("nodePortAddresses: 10.0.0.0/8", "nodePortAddresses: '10.0.0.0/8' is not a list"),
         (
             "nodePortAddresses: [10.0.0.0]",
@@ -108,29 +345,103 @@ def test_an_unspecified_bind_address_overrides_nothing(text: str) -> None:
             "detectLocalMode: 'Magic' is none of ClusterCIDR, NodeCIDR, BridgeInterface,"
             " InterfaceNamePrefix",
         ),
-        ("masqueradeAll: yes please", "masqueradeAll: 'yes please' is not a bool"),
-        ("nftables: {masqueradeAll: 'true'}", "nftables.masqueradeAll: 'true' is not a bool"),
-        ("iptables: {masqueradeAll: []}", "iptables.masqueradeAll: [] is not a bool"),
-        ("iptables: 1", "iptables: 1 is not a dict"),
-        ("mode: []", "mode: [] is not a str"),
+        (
+            "detectLocalMode: BridgeInterface",
+            "detectLocal.bridgeInterface: '' is no name; BridgeInterface needs one",
+        ),
+        (
+            "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {bridgeInterface: br0}",
+            "detectLocal.interfaceNamePrefix: '' is no name; InterfaceNamePrefix needs one",
+        ),
+        ("masqueradeAll: yes please", "masqueradeAll: 'yes please' is not true or false"),
+        ("nftables: {masqueradeAll: 1}", "nftables.masqueradeAll: 1 is not true or false"),
+        ("iptables: {masqueradeAll: []}", "iptables.masqueradeAll: [] is not true or false"),
+        ("iptables: 1", "iptables: 1 is not a mapping"),
+        ("mode: []", "mode: [] is none of iptables, ipvs, nftables"),
+        ("mode: kernelspace", "mode: 'kernelspace' is none of iptables, ipvs, nftables"),
         ("hostnameOverride: '  '", "hostnameOverride: '  ' is blank"),
+        ("iptables: {syncPeriod: -1s}", "iptables.syncPeriod: '-1s' is not more than 0"),
+        ("ipvs: {minSyncPeriod: -1s}", "ipvs.minSyncPeriod: '-1s' is less than 0"),
+        (
+            "iptables: {syncPeriod: 30}",
+            "iptables.syncPeriod: 30 is not a duration such as 1m30s",
+        ),
+        (
+            "mode: nftables\nnftables: {syncPeriod: 1s, minSyncPeriod: 2s}",
+            "nftables.minSyncPeriod: '2s' is more than syncPeriod, '1s'",
+        ),
+        (
+            "iptables: {syncPeriod: 10ms}",
+            "iptables.minSyncPeriod: '50ms' is more than syncPeriod, '10ms'",
+        ),
+        ("configSyncPeriod: -1s", "configSyncPeriod: '-1s' is not more than 0"),
+        ("clientConnection: {burst: -1}", "clientConnection.burst: -1 is less than 0"),
+        ("clientConnection: {burst: 1.5}", "clientConnection.burst: 1.5 is not a whole number"),
+        ("clientConnection: {qps: fast}", "clientConnection.qps: 'fast' is not a number"),
+        ("conntrack: {min: -1}", "conntrack.min: -1 is less than 0"),
+        ("conntrack: {udpTimeout: -1s}", "conntrack.udpTimeout: '-1s' is less than 0"),
+        ("iptables: {masqueradeBit: 32}", "iptables.masqueradeBit: 32 is more than 31"),
+        ("oomScoreAdj: -1001", "oomScoreAdj: -1001 is less than -1000"),
+        ("oomScoreAdj: true", "oomScoreAdj: True is not a whole number"),
+        ("featureGates: [A]", "featureGates: ['A'] is not a mapping"),
+        ("healthzBindAddress: nonsense", "healthzBindAddress: 'nonsense' is not IP:PORT"),
+        ("healthzBindAddress: 1", "healthzBindAddress: 1 is not a text"),
+        (
+            "metricsBindAddress: 1.2.3.4:0",
+            "metricsBindAddress: '1.2.3.4:0' has a port that is not within 1 to 65535",
+        ),
+        (
+            "metricsBindAddress: 1.2.3.4:65536",
+            "metricsBindAddress: '1.2.3.4:65536' has a port that is not within 1 to 65535",
+        ),
+        ("logging: {format: xml}", "logging.format: 'xml' is none of text, json"),
     ],
 )
 def test_a_fault_names_field_and_value(text: str, fault: str) -> None:
     assert faults(text) == (fault,)
 
 
-def test_all_faults_are_told_at_once() -> None:
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("workers: 2", "workers: 2 is more than 0"),
+        ("steer: iptables", "steer: 'iptables' is none of none, nft"),
+        ("steering: {mark: 0}", "steering.mark: 0 is less than 1"),
+        ("steering: {mark: 4294967296}", "steering.mark: 4294967296 is more than 4294967295"),
+        ("steering: {routeTable: 254}", "steering.routeTable: 254 is the system's table main"),
+        ("steering: {rulePriority: 32766}", "steering.rulePriority: 32766 is more than 32765"),
+        ("connectTimeout: 0s", "connectTimeout: '0s' is not more than 0"),
+        (
+            "connectTimeout: 6s",
+            "connectDeadline: '5s' is less than connectTimeout, '6s'",
+        ),
+        ("serviceProxyName: 1", "serviceProxyName: 1 is not a text"),
+    ],
+)
+def test_a_fault_of_our_own_fields_does_too(text: str, fault: str) -> None:
+    assert faults(text, OWN) == (fault,)
+
+
+def test_the_interface_that_a_mode_needs_can_be_named() -> None:
+    text = "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: br0}"
+    assert parsed(text).detect_local_mode == "BridgeInterface"
+
+
+def test_all_faults_of_all_documents_are_told_at_once() -> None:
     assert len(faults("bindAddress: x\nclusterCIDR: y\nnodePortAddresses: [z, w]\n")) == 4
+    assert len(faults(f"mode: x\n---\n{OWN}steer: x\n---\nkind: Pod\n---\n- x\n---\n{OWN}")) == 5
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "it is no mapping"),
+        ("", "the file is empty"),
+        ("---\n---\n", "the file is empty"),
         ("- a", "it is no mapping"),
         ("kind: KubeProxyConfiguration", "apiVersion None and kind 'KubeProxyConfiguration'"),
         ("apiVersion: v1\nkind: Service", "apiVersion 'v1' and kind 'Service' are not"),
+        ("apiVersion: []\nkind: {}", "apiVersion [] and kind {} are not"),
+        (HEAD + "---\n" + HEAD, "more than one document is a KubeProxyConfiguration"),
         ("a: b: c", "not YAML: mapping values are not allowed here"),
         ("a: !!int x", "not YAML: invalid literal"),
         ("a: 2026-13-13", "not YAML: month must be in 1..12"),
@@ -142,6 +453,26 @@ def test_what_is_no_such_file_is_a_fault(text: str, fault: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(text)
     assert fault in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEAD,
+        KUBEADM,
+        HEAD + "bindAddress: '::'\nnodePortAddresses: [10.0.0.0/8, localhost]\nmode: iptables\n",
+        HEAD + "nodePortAddresses: [primary]\nclusterCIDR: 10.0.0.0/8,fd00::/8\nmode: ipvs\n",
+        HEAD + "healthzBindAddress: '[::]:99'\nlogging: {verbosity: 5, format: json}\n",
+        OWN + "serviceProxyName: ''\ndrainTimeout: 1h0m0.5s\nsteer: nft\nlogLevel: debug\n",
+    ],
+)
+def test_the_documents_that_are_shown_read_as_what_they_show(text: str) -> None:
+    configuration, _ = parse_config(text)
+    shown = yaml.safe_dump_all(configuration.documents())
+    again, lines = parse_config(shown)
+    assert lines == ()
+    assert again.documents() == configuration.documents()
+    assert again.proxy == configuration.proxy
 
 
 @pytest.mark.parametrize(
