@@ -2,7 +2,7 @@
 # The system packages that the tests use beside Python: installed when root on Debian, else named.
 set -eu
 missing=
-for pair in curl:curl ip:iproute2; do
+for pair in curl:curl ip:iproute2 nft:nftables; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 [ -z "$missing" ] && exit 0

@@ -1,0 +1,218 @@
+"""The nft command: running scripts, reading our table back, and telling what went wrong.
+
+It is nft(8) and no library because its text is stable across kernels, its transactions are atomic,
+and one run of it takes 3 ms.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from pyproxy.core.ruleset import GUARD_PREFIX, Ruleset
+from pyproxy.core.ruleset_script import LAYOUT_PREFIX, TABLE
+from pyproxy.errors import PyproxyError
+from pyproxy.model.addresses import Cidr, parse_address
+from pyproxy.model.service import Protocol
+from pyproxy.model.table import FrontendKey
+
+# Debian 12 has it; older ones write and read some of the rules otherwise.
+OLDEST = (1, 0, 6)
+
+# A transaction of 10,000 elements takes less than a tenth of a second. One that takes this long
+# waits for a lock that somebody will not give back.
+TIMEOUT_S = 60.0
+
+_MAX_ERROR = 300
+
+_PROTOCOLS: dict[str, Protocol] = {"tcp": "TCP", "udp": "UDP"}
+
+
+class NftError(PyproxyError):
+    """nft could not do what was asked. At most one of these says why, as far as it is known.
+
+    not_found: the object is not there. already_exists: it is, and differs. too_large: the kernel
+    does not take a transaction of this size. not_permitted: CAP_NET_ADMIN is missing. missing:
+    there is no nft command, or one that is too old.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        not_found: bool = False,
+        already_exists: bool = False,
+        too_large: bool = False,
+        not_permitted: bool = False,
+        missing: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.not_found = not_found
+        self.already_exists = already_exists
+        self.too_large = too_large
+        self.not_permitted = not_permitted
+        self.missing = missing
+
+
+class KernelTable(msgspec.Struct, frozen=True):
+    """Our table, as the kernel has it.
+
+    layout: the name of the chain that tells which fixed part it was made with, or "".
+    ruleset: its elements. rules: the rules of each chain, in a form to compare with itself.
+    """
+
+    layout: str
+    ruleset: Ruleset
+    rules: Mapping[str, tuple[str, ...]]
+
+
+class Nft:
+    """Runs the nft command, in the network namespace of this process."""
+
+    def __init__(self, command: str = "nft") -> None:
+        self._command = command
+
+    async def check_version(self) -> None:
+        """Raise NftError unless there is an nft command that is new enough."""
+        text = await self._run(["--version"])
+        found = re.search(r"v(\d+)\.(\d+)\.(\d+)", text)
+        version = tuple(map(int, found.groups())) if found else (0,)
+        if version < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            raise NftError(
+                f"{self._command} is {text.strip() or 'of an unknown version'}:"
+                f" nftables {oldest} or newer is needed",
+                missing=True,
+            )
+
+    async def run(self, steps: Sequence[str]) -> None:
+        """Run a script as one atomic transaction; where it is too large, as several.
+
+        Cut between steps only. Raises NftError; then some of the steps may have been taken.
+        """
+        try:
+            await self._run(["-f", "-"], "\n".join((*steps, "")))
+        except NftError as fault:
+            if not fault.too_large or len(steps) < 2:
+                raise
+            half = len(steps) // 2
+            await self.run(steps[:half])
+            await self.run(steps[half:])
+
+    async def read(self) -> KernelTable | None:
+        """Return what the kernel has of our table, or None if there is none. Raises NftError."""
+        try:
+            text = await self._run(["-j", "list", "table", *TABLE.split()])
+        except NftError as fault:
+            if fault.not_found:
+                return None
+            raise
+        return await asyncio.to_thread(parse_table, text)  # 10,000 elements take 50 ms
+
+    async def _run(self, arguments: list[str], script: str = "") -> str:
+        doing = f"{self._command} {' '.join(arguments)}"
+        try:
+            process = await asyncio.create_subprocess_exec(
+                self._command,
+                *arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as fault:
+            raise NftError(
+                f"cannot run {self._command} ({fault.strerror}): install nftables", missing=True
+            ) from fault
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                output, errors = await process.communicate(script.encode())
+        except TimeoutError:
+            raise NftError(f"{doing} did not end within {TIMEOUT_S:g} s") from None
+        finally:
+            if process.returncode is None:  # also when the caller is cancelled
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            raise _error(doing, errors.decode(errors="replace"))
+        return output.decode()
+
+
+def _error(doing: str, text: str) -> NftError:
+    """Translate what nft wrote: it knows no exit status but 1."""
+    first = " ".join(text.split())[:_MAX_ERROR]
+    not_permitted = "Operation not permitted" in text
+    hint = ": steering needs CAP_NET_ADMIN" if not_permitted else ""
+    return NftError(
+        f"{doing} failed{hint}: {first}",
+        not_found="No such file or directory" in text,
+        already_exists="File exists" in text,
+        too_large="Message too long" in text,
+        not_permitted=not_permitted,
+    )
+
+
+def parse_table(text: str) -> KernelTable:
+    """Parse the JSON of `nft -j list table` (libnftables-json(5)).
+
+    What it does not understand it leaves out: the difference to what is wanted then mends it.
+    """
+    layout, guards = "", set()
+    rules: dict[str, list[str]] = {}
+    elements: dict[str, list[Any]] = {}
+    for item in msgspec.json.decode(text)["nftables"]:
+        match item:
+            case {"map": found} | {"set": found}:
+                elements[found["name"]] = found.get("elem", [])
+            case {"chain": {"name": str(name)} as found}:
+                # Where a chain is hooked is as good as a rule of it.
+                rules[name] = [repr([found.get(field) for field in _HOOK])]
+                if name.startswith(LAYOUT_PREFIX):
+                    layout = name
+                elif name.startswith(GUARD_PREFIX):
+                    guards.add(name)
+            case {"rule": {"chain": name, "expr": expression}}:
+                rules.setdefault(name, []).append(repr(expression))
+            case _:
+                pass  # the table itself, and the version
+    both = {name: elements.get(f"{name}4", []) + elements.get(f"{name}6", []) for name in _NAMES}
+    ruleset = Ruleset(
+        services=dict(filter(None, map(_service, both["services"]))),
+        guards=dict.fromkeys(guards),
+        cluster_ips=frozenset(map(parse_address, filter(_is_text, both["cluster-ips"]))),
+        service_cidrs=frozenset(filter(None, map(_network, both["service-cidrs"]))),
+        pod_networks=frozenset(filter(None, map(_network, both["pods"]))),
+    )
+    return KernelTable(layout, ruleset, {name: tuple(found) for name, found in rules.items()})
+
+
+_HOOK = ("type", "hook", "prio", "policy")
+_NAMES = ("services", "cluster-ips", "service-cidrs", "pods")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _service(element: object) -> tuple[FrontendKey, str] | None:
+    match element:
+        case [{"concat": [str(address), ("tcp" | "udp") as protocol, int(port)]}, verdict]:
+            key = (parse_address(address), port, _PROTOCOLS[protocol])
+            match verdict:
+                case {"goto": {"target": str(target)}}:
+                    return key, target
+                case _:
+                    return key, ""  # not of our making
+        case _:
+            return None
+
+
+def _network(element: object) -> Cidr | None:
+    match element:
+        case {"prefix": {"addr": str(address), "len": int(length)}}:
+            return Cidr(parse_address(address), length)
+        case str(address):
+            return Cidr(parse_address(address), 128 if ":" in address else 32)
+        case _:
+            return None
