@@ -71,6 +71,7 @@ class Metrics(Collector):
         self.decode_errors: Counter[Resource] = Counter()
         self.bind_errors = 0
         self.accept_pauses = 0
+        self.source_address_fallbacks: Counter[str] = Counter()
         self.health_answers: Counter[tuple[str, int]] = Counter()
 
     def service_port(self, name: "ServicePortName") -> ServicePortCounters:
@@ -118,6 +119,15 @@ class Metrics(Collector):
             "Times that accepting paused because descriptors or memory ran out.",
             value=self.accept_pauses,
         )
+        fallbacks = CounterMetricFamily(
+            "pyproxy_source_address_fallbacks",
+            "Connections and UDP flows that kube-proxy would show with their client's address, and "
+            "that have the node's.",
+            labels=("reason",),
+        )
+        for reason, count in sorted(self.source_address_fallbacks.items()):
+            fallbacks.add_metric((reason,), count)
+        yield fallbacks
         answers = CounterMetricFamily(
             "pyproxy_health_answers", "Answers of the health port.", labels=("path", "code")
         )

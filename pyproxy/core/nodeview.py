@@ -24,6 +24,7 @@ def view(config: ProxyConfig, node: Node | None, local_addresses: frozenset[str]
         local_addresses=local_addresses,
         node_port_addresses=_node_port_addresses(config, primary, local_addresses),
         pod_networks=_pod_networks(config, node),
+        pod_cidrs=node.pod_cidrs if node else (),
         masquerade_all=config.masquerade_all,
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyproxy.core.balancer import Balancer
+from pyproxy.forward.dial import Dialler
 from pyproxy.forward.limits import Admission
 from pyproxy.forward.poller import Poller
 from pyproxy.forward.relay import Workspace
@@ -12,7 +13,6 @@ from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.sockets import RawSocket
 from pyproxy.forward.tcp import Connection
 from pyproxy.forward.ticker import Ticker
-from pyproxy.model.node import NodeView
 
 if TYPE_CHECKING:
     from pyproxy.metrics import ServicePortCounters
@@ -31,6 +31,7 @@ class Connections:
         self,
         settings: ForwardSettings,
         balancer: Balancer,
+        dialler: Dialler,
         poller: Poller,
         admission: Admission,
         clock: Callable[[], float],
@@ -38,10 +39,10 @@ class Connections:
     ) -> None:
         self.settings = settings
         self.balancer = balancer
+        self.dialler = dialler
         self.poller = poller
         self.admission = admission
         self.clock = clock
-        self.node = NodeView()
         self.workspace = Workspace()
         self._live: set[Connection] = set()
         self._dialling: set[Connection] = set()

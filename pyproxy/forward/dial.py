@@ -1,14 +1,20 @@
-"""One connect attempt: start it without waiting, and name how it ended."""
+"""One connect attempt: start it without waiting, as whom, and name how it ended."""
 
 import errno
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pyproxy.forward.sockets import RawSocket, send_at_once, stream_socket
+from pyproxy.core.source_address import SourceReason, source_address
+from pyproxy.forward.sockets import RawSocket, datagram_socket, send_at_once, stream_socket
+from pyproxy.forward.source import PORT_IN_USE, PORT_TRIES, Ports
+from pyproxy.metrics import Metrics
+from pyproxy.model.node import NodeView
 
 if TYPE_CHECKING:
     from pyproxy.model.endpoint import Endpoint
     from pyproxy.model.reasons import ConnectResult
+    from pyproxy.model.table import Frontend
 
 _RESULTS: dict[int, "ConnectResult"] = {
     errno.ECONNREFUSED: "refused",
@@ -24,22 +30,89 @@ _RESULTS: dict[int, "ConnectResult"] = {
 }
 
 
-def start_connect(endpoint: "Endpoint") -> RawSocket:
-    """Return a socket that is connecting to the endpoint.
+_STARTED = frozenset({0, errno.EINPROGRESS})
 
-    Raises OSError when the kernel refuses at once: no descriptor, no route, no free port.
+
+class Dialler:
+    """Starts connect attempts: as the client where the rules and the kernel let it, as this node.
+
+    ports: for the clients' addresses; None to use this node's address always.
+    node: what the rules see of this node.
     """
-    sock = stream_socket(endpoint.address)
-    try:
-        send_at_once(sock)
-        code = sock.connect_ex((endpoint.address, endpoint.port))
-    except OSError:
+
+    def __init__(self, metrics: Metrics, ports: Ports | None = None) -> None:
+        self.node = NodeView()
+        self._metrics = metrics
+        self._ports = ports
+
+    def stream(self, frontend: "Frontend", client: str, endpoint: "Endpoint") -> RawSocket:
+        """Return a TCP socket that is connecting to the endpoint for this client of the frontend.
+
+        Raises OSError when the kernel refuses at once: no descriptor, no route, no free port.
+        """
+        return self._start(_prompt_socket, frontend, client, endpoint)
+
+    def datagram(self, frontend: "Frontend", client: str, endpoint: "Endpoint") -> RawSocket:
+        """Return a UDP socket that is connected to the endpoint. Raises OSError."""
+        return self._start(datagram_socket, frontend, client, endpoint)
+
+    def _start(
+        self,
+        make: Callable[[str], RawSocket],
+        frontend: "Frontend",
+        client: str,
+        endpoint: "Endpoint",
+    ) -> RawSocket:
+        if self._ports is not None:
+            reason = source_address(frontend, client, endpoint, self.node).reason
+            if reason == "client_kept":
+                made = _start_as(self._ports, client, make, endpoint)
+                if not isinstance(made, str):
+                    return made
+                reason = made
+            if reason != "masqueraded":
+                self._metrics.source_address_fallbacks[reason] += 1
+        sock = make(endpoint.address)
+        _check(_connect(sock, endpoint), sock)
+        return sock
+
+
+def _start_as(
+    ports: Ports, client: str, make: Callable[[str], RawSocket], endpoint: "Endpoint"
+) -> RawSocket | SourceReason:
+    """Return a socket with the client's address, or why it cannot be had. Raises OSError."""
+    for _ in range(PORT_TRIES):
+        sock = make(endpoint.address)
+        try:
+            ports.bind(sock, client)
+        except OSError as error:
+            sock.close()
+            if error.errno not in PORT_IN_USE:
+                return "not_possible"
+            continue
+        code = _connect(sock, endpoint)
+        if code not in PORT_IN_USE:
+            _check(code, sock)
+            return sock
         sock.close()
-        raise
-    if code not in (0, errno.EINPROGRESS):
+    return "ports_used_up"
+
+
+def _prompt_socket(address: str) -> RawSocket:
+    sock = stream_socket(address)
+    send_at_once(sock)
+    return sock
+
+
+def _connect(sock: RawSocket, endpoint: "Endpoint") -> int:
+    return sock.connect_ex((endpoint.address, endpoint.port))
+
+
+def _check(code: int, sock: RawSocket) -> None:
+    """Close a socket that the kernel refused to connect, and raise that as an OSError."""
+    if code not in _STARTED:
         sock.close()
         raise OSError(code, os.strerror(code))
-    return sock
 
 
 def result_of(code: int) -> "ConnectResult":

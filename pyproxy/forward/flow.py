@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pyproxy.core.decision import decide
 from pyproxy.core.flows import Flow, is_stale
 from pyproxy.forward.dial import result_of
-from pyproxy.forward.sockets import EXHAUSTED, RawSocket, SocketAddress, datagram_socket
+from pyproxy.forward.sockets import EXHAUSTED, RawSocket, SocketAddress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -202,9 +202,10 @@ class UdpFlow(Flow):
 
     def _connect(self) -> bool:
         """Pick an endpoint and connect a socket to it; without one everything stays as it is."""
+        dial = self._server.dialler.datagram
         while (endpoint := self._pick()) is not None:
             try:
-                sock = self._connected_socket(endpoint)
+                sock = dial(self._frontend.frontend, self._client[0], endpoint)
             except OSError as error:
                 if error.errno in EXHAUSTED:
                     # A flow that moves must not evict itself; the client's next datagram opens one.
@@ -220,19 +221,10 @@ class UdpFlow(Flow):
             return True
         return False
 
-    def _connected_socket(self, endpoint: "Endpoint") -> RawSocket:
-        sock = datagram_socket(endpoint.address)
-        try:
-            sock.connect((endpoint.address, endpoint.port))
-        except OSError:
-            sock.close()
-            raise
-        return sock
-
     def _pick(self) -> "Endpoint | None":
         """Pick by the rules for a new connection; None when all have refused."""
         server, frontend, client = self._server, self._frontend.frontend, self._client[0]
-        decision = decide(frontend, client, server.node)
+        decision = decide(frontend, client, server.dialler.node)
         if decision.action != "forward":
             return None
         return server.balancer.pick(

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from pyproxy.core.balancer import Balancer
 from pyproxy.forward.binding import Bindings
 from pyproxy.forward.connections import Connections
+from pyproxy.forward.dial import Dialler
 from pyproxy.forward.limits import Admission
 from pyproxy.forward.listeners import TcpListeners
 from pyproxy.forward.poller import Poller
 from pyproxy.forward.settings import ForwardSettings
+from pyproxy.forward.source import available_ports
 from pyproxy.forward.udp import UdpServer
 from pyproxy.metrics import Metrics
 from pyproxy.model.addresses import FAMILIES
@@ -42,13 +44,15 @@ class Forwarder:
         self._metrics = metrics
         self._poller = Poller(loop, clock)
         self._admission = Admission(settings, self._poller, metrics, clock, loop)
+        keeps_sources = settings.source_address == "auto"
+        self._dialler = Dialler(metrics, available_ports() if keeps_sources else None)
         self._connections = Connections(
-            settings, balancer, self._poller, self._admission, clock, loop
+            settings, balancer, self._dialler, self._poller, self._admission, clock, loop
         )
         self._tcp = TcpListeners(
             settings, self._poller, self._connections, self._admission, metrics
         )
-        self._udp = UdpServer(settings, balancer, self._poller, metrics, clock, loop)
+        self._udp = UdpServer(settings, balancer, self._dialler, self._poller, metrics, clock, loop)
         self._bindings = Bindings(settings, {"TCP": self._tcp, "UDP": self._udp}, metrics, loop)
         self._frontends: Mapping[FrontendKey, Frontend] = {}
         self._unwanted: set[FrontendKey] = set()
@@ -80,7 +84,7 @@ class Forwarder:
         """
         if self._is_stopping:
             return
-        self._connections.node = self._udp.node = table.node
+        self._dialler.node = table.node
         gone, new = changes(self._frontends, table.frontends)
         previous, self._frontends = self._frontends, table.frontends
         self._bindings.serve([frontend for frontend in new if may_forward(frontend)])

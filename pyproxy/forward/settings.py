@@ -1,5 +1,7 @@
 """What a user may choose about forwarding. Times are seconds; `_s` says so."""
 
+from typing import Literal
+
 import msgspec
 
 
@@ -15,6 +17,9 @@ class ForwardSettings(msgspec.Struct, frozen=True, kw_only=True):
     reuse_port: let several processes listen on the same frontends (SO_REUSEPORT).
     transparent: let frontends be addresses that are on no interface of this host; packets for them
         have to be steered to it. Takes CAP_NET_ADMIN or CAP_NET_RAW.
+    source_address: whose address endpoints see. "auto" is the client's where kube-proxy would keep
+        it and the reply can come back; packets for transparent sockets have to be steered to this
+        host, or no such connection succeeds. Takes the same capability.
     bind_retry_s, bind_retry_batch: how often to try again what could not be bound, and how many of
         them at once: 500 binds take about 5 ms.
     udp_unreplied_timeout_s, udp_replied_timeout_s: idle times of a flow before and after its
@@ -32,6 +37,7 @@ class ForwardSettings(msgspec.Struct, frozen=True, kw_only=True):
     backlog: int = 4096
     reuse_port: bool = False
     transparent: bool = False
+    source_address: Literal["auto", "node"] = "node"
     bind_retry_s: float = 2.0
     bind_retry_batch: int = 500
     udp_unreplied_timeout_s: float = 30.0

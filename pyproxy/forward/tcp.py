@@ -14,7 +14,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from pyproxy.core.decision import decide
-from pyproxy.forward.dial import result_of, start_connect
+from pyproxy.forward.dial import result_of
 from pyproxy.forward.poller import ERROR, HANGUP, OUT, PEER_ENDED, READABLE
 from pyproxy.forward.relay import Direction, Outcome
 from pyproxy.forward.sockets import EXHAUSTED, RawSocket, probe_when_silent, reset_on_close
@@ -83,7 +83,7 @@ class Connection:
     def start(self) -> None:
         """Decide about the client: refuse it, or dial the first endpoint."""
         shared = self._shared
-        decision = decide(self._frontend, self._client_address, shared.node)
+        decision = decide(self._frontend, self._client_address, shared.dialler.node)
         if decision.action != "forward":
             is_outside = decision.reason == "SourceNotAllowed"
             self._close("not_allowed" if is_outside else "no_endpoint", reset=True)
@@ -149,7 +149,9 @@ class Connection:
             if endpoint is None:
                 break
             try:
-                self._upstream = start_connect(endpoint)
+                self._upstream = shared.dialler.stream(
+                    self._frontend, self._client_address, endpoint
+                )
             except OSError as error:
                 if error.errno in EXHAUSTED:
                     # Another endpoint needs a descriptor as well. Wait for one until the deadline.

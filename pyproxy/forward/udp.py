@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from pyproxy.core.balancer import Balancer
 from pyproxy.core.flows import FlowTable
 from pyproxy.forward.burst import Burst
+from pyproxy.forward.dial import Dialler
 from pyproxy.forward.flow import UdpFlow
 from pyproxy.forward.poller import Poller
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.sockets import RawSocket, SocketAddress, bind_udp
 from pyproxy.forward.ticker import Ticker
 from pyproxy.metrics import Metrics
-from pyproxy.model.node import NodeView
 
 if TYPE_CHECKING:
     from pyproxy.model.reasons import FlowEnd
@@ -118,6 +118,7 @@ class UdpServer:
         self,
         settings: ForwardSettings,
         balancer: Balancer,
+        dialler: Dialler,
         poller: Poller,
         metrics: Metrics,
         clock: Callable[[], float],
@@ -125,10 +126,10 @@ class UdpServer:
     ) -> None:
         self.settings = settings
         self.balancer = balancer
+        self.dialler = dialler
         self.poller = poller
         self.metrics = metrics
         self.clock = clock
-        self.node = NodeView()
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._exhaustions = Burst(clock)
         self.flows: FlowTable[UdpFlow] = FlowTable(

@@ -30,6 +30,9 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     local_addresses: every address on an interface of the node, loopback included.
     node_port_addresses: those of them that serve node ports (section 6).
     pod_networks: what counts as a pod's address (detectLocalMode, 8.6); empty when it is not known.
+    pod_cidrs: where the addresses of this node's own pods are from, as the Node object says.
+    is_bridge_opaque: what its pods say to each other may pass below the IP layer (on a bridge), and
+        so by the proxy.
     masquerade_all: every connection to a ClusterIP gets the node's address as its source.
     """
 
@@ -39,4 +42,6 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     local_addresses: frozenset[str] = frozenset()
     node_port_addresses: tuple[str, ...] = ()
     pod_networks: tuple[Cidr, ...] = ()
+    pod_cidrs: tuple[Cidr, ...] = ()
+    is_bridge_opaque: bool = False
     masquerade_all: bool = False

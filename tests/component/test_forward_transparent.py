@@ -1,4 +1,4 @@
-"""Frontends at addresses that are on no interface: what may be bound, and by whom.
+"""Addresses that are on no interface, for frontends and for sources: what the kernel lets us bind.
 
 That clients reach them, when they are steered, is tested in namespaces (tests/netns).
 """
@@ -12,7 +12,16 @@ import pytest
 
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.sockets import accept, listen_tcp
-from tests.support.backends import backend_of, frontend_of, new_address, rig
+from tests.support.backends import (
+    Rig,
+    answer_at_end,
+    ask,
+    backend_of,
+    frontend_of,
+    new_address,
+    rig,
+    tcp_backend,
+)
 
 TRANSPARENT = ForwardSettings(transparent=True)
 FRONTENDS = [
@@ -76,3 +85,29 @@ def test_accepted_sockets_inherit_it() -> None:
         assert accepted.getsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT) == 1
     accepted.close()
     listener.close()
+
+
+async def test_the_nodes_address_is_used_for_its_own_clients_and_that_is_counted() -> None:
+    vip = new_address()
+    settings = ForwardSettings(source_address="auto")
+    async with tcp_backend(new_address(), answer_at_end) as endpoint, rig(settings) as it:
+        it.serve(frontend_of(vip, backend_of([endpoint])))
+        assert await ask(vip, b"abc") == b"cba"
+        fallbacks = it.metrics.source_address_fallbacks
+        assert fallbacks == ({"client_is_node": 1} if has_net_admin() else {})
+
+
+async def test_without_the_capability_sources_are_the_nodes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    vip = new_address()
+    with no_capabilities():
+        made = Rig(ForwardSettings(source_address="auto"))
+    try:
+        async with tcp_backend(new_address(), answer_at_end) as endpoint:
+            made.serve(frontend_of(vip, backend_of([endpoint])))
+            assert await ask(vip, b"abc") == b"cba"
+    finally:
+        made.forwarder.close()
+    assert made.metrics.source_address_fallbacks == {}
+    assert "capability NET_ADMIN or NET_RAW" in caplog.text
