@@ -18,16 +18,21 @@ class Steering(Section, frozen=True):
 
     mark: Annotated[
         int,
-        Doc("The packet mark of what comes to this host's sockets.", at_least=1, at_most=_MAX_U32),
-    ] = 0x2000
+        Doc(
+            "The bit of the packet mark that says that a packet is for this host's sockets; the"
+            " other bits are left alone.",
+            at_least=1,
+            at_most=_MAX_U32,
+        ),
+    ] = 0x100000
     route_table: Annotated[
         int,
         Doc("The routing table that delivers marked packets here.", at_least=1, at_most=_MAX_U32),
-    ] = 2077
+    ] = 10249
     # The rule must come after the one of the local table (0) and before that of main (32766).
     rule_priority: Annotated[
         int, Doc("The priority of the rule that names it.", at_least=1, at_most=32765)
-    ] = 77
+    ] = 10249
 
 
 class PyproxyConfiguration(Section, frozen=True):
@@ -91,6 +96,9 @@ def faults_of(config: PyproxyConfiguration) -> list[str]:
             format_duration, (config.connect_deadline_s, config.connect_timeout_s)
         )
         faults.append(f"connectDeadline: {deadline!r} is less than connectTimeout, {timeout!r}")
+    mark = config.steering.mark
+    if mark.bit_count() != 1:
+        faults.append(f"steering.mark: {mark} is not one bit, such as 0x100000")
     table = config.steering.route_table
     if table in _RESERVED_TABLES:
         faults.append(

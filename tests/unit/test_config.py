@@ -408,6 +408,7 @@ def test_a_fault_names_field_and_value(text: str, fault: str) -> None:
         ("steer: iptables", "steer: 'iptables' is none of none, nft"),
         ("steering: {mark: 0}", "steering.mark: 0 is less than 1"),
         ("steering: {mark: 4294967296}", "steering.mark: 4294967296 is more than 4294967295"),
+        ("steering: {mark: 0x3}", "steering.mark: 3 is not one bit, such as 0x100000"),
         ("steering: {routeTable: 254}", "steering.routeTable: 254 is the system's table main"),
         ("steering: {rulePriority: 32766}", "steering.rulePriority: 32766 is more than 32765"),
         ("connectTimeout: 0s", "connectTimeout: '0s' is not more than 0"),
