@@ -14,13 +14,16 @@ import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from pyproxy.aio.pacer import Pacer
+from pyproxy.app import config_file
+from pyproxy.app.steered import SteeredForwarder
 from pyproxy.app.stop import Stop
-from pyproxy.config import ProxyConfig
+from pyproxy.config import HostPort, ProxyConfig
+from pyproxy.config.own import Steering as SteeringConfig
 from pyproxy.core.balancer import Balancer
 from pyproxy.core.health import ProxyHealth
 from pyproxy.core.store import Changes, Store
@@ -33,6 +36,9 @@ from pyproxy.ops import web
 from pyproxy.source.apiserver import ApiServerSettings, ApiServerSource
 from pyproxy.source.manifests import ManifestSource
 from pyproxy.steer import addresses
+from pyproxy.steer.nft import Nft
+from pyproxy.steer.reconciler import Steering, SteerSettings
+from pyproxy.steer.routes import PolicyRoute
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +49,13 @@ MAX_NOTES = 20
 _Tasks = dict[str, Coroutine[Any, Any, None]]  # by what to call them
 
 
-class HostPort(NamedTuple):
-    """Where an HTTP port listens; port 0 takes a free one."""
-
-    address: str
-    port: int
-
-
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent is set to. Times are seconds.
 
+    config_file: a change of it ends the agent (20.2).
     manifests: files and directories to read; empty: the API server is watched, as `api` says.
+    steer: how packets for addresses that this host does not have are brought here; None: not at
+    all.
     metrics, health: where their HTTP ports listen; http_retry_s: until one that is taken is tried
     again.
     min_sync_period_s: between two updates of the forwarder. sync_period_s: until a failed one is
@@ -61,9 +63,11 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     proxy: ProxyConfig
+    config_file: str | None = None
     manifests: tuple[str, ...] = ()
     api: ApiServerSettings = ApiServerSettings()
     forward: ForwardSettings = ForwardSettings()
+    steer: SteerSettings | None = None
     metrics: HostPort = HostPort("127.0.0.1", 10249)
     health: HostPort = HostPort("0.0.0.0", 10256)  # noqa: S104  probes and load balancers ask it
     http_retry_s: float = web.BIND_RETRY_S
@@ -93,6 +97,9 @@ class Agent:
             self.metrics,
             time.monotonic,
         )
+        self._steered = (
+            SteeredForwarder(self._forwarder, steering(settings.steer)) if settings.steer else None
+        )
         self._pacer = Pacer(
             self._update,
             min_interval_s=settings.min_sync_period_s,
@@ -102,6 +109,8 @@ class Agent:
     async def run(self, stop: Stop) -> None:
         """Serve until asked to stop, then drain. Raises PyproxyError when it cannot go on."""
         _raise_descriptor_limit()
+        if self._steered is not None:
+            await self._steered.start()
         try:
             async with asyncio.TaskGroup() as group:
                 ports = _start(group, self._http_ports())
@@ -141,11 +150,19 @@ class Agent:
         else:
             self.health.is_node_eligible = False  # until the API server knows the node (12.14)
             source = ApiServerSource(self._settings.api, self._publish, self.metrics)
-        return {
+        inputs = {
             "the source": source.run(),
             "the pacer": self._pacer.run(),
             "the follower of local addresses": addresses.follow(self._set_addresses),
         }
+        if self._steered is not None:
+            inputs["the keeper of steering"] = self._steered.keep(self._settings.sync_period_s)
+            inputs["the follower of listeners"] = self._steered.follow_listeners(self._request)
+        if self._settings.config_file is not None:
+            inputs["the follower of the configuration"] = config_file.follow(
+                self._settings.config_file
+            )
+        return inputs
 
     def _publish(self, event: Event) -> None:
         changes = self.store.apply(event)
@@ -172,11 +189,18 @@ class Agent:
         # A partial table would refuse clients of what is yet to come (17.1).
         is_whole = self.store.is_synced and self._knows_addresses
         if is_whole and (changes.is_visible or not self.ready.is_set()):
-            self.health.queued(datetime.now(UTC))
-            self._pacer.request()
+            self._request()
+
+    def _request(self) -> None:
+        self.health.queued(datetime.now(UTC))
+        self._pacer.request()
 
     async def _update(self) -> None:
-        self._forwarder.update(self.store.table())
+        table = self.store.table()
+        if self._steered is not None:
+            await self._steered.update(table)
+        else:
+            self._forwarder.update(table)
         self.health.updated(datetime.now(UTC))
         if not self.ready.is_set():
             log.info("listening on %d addresses and ports", len(self._forwarder.listening()))
@@ -212,6 +236,19 @@ class Agent:
             await asyncio.wait((drain, forced), return_when=asyncio.FIRST_COMPLETED)
             drain.cancel()
             forced.cancel()
+
+
+def steer_settings(numbers: SteeringConfig) -> SteerSettings:
+    """The numbers that the configuration gives to steering."""
+    return SteerSettings(
+        mark=numbers.mark, route_table=numbers.route_table, rule_priority=numbers.rule_priority
+    )
+
+
+def steering(settings: SteerSettings) -> Steering:
+    """Put the parts together that steer."""
+    route = PolicyRoute(settings.mark, settings.route_table, settings.rule_priority)
+    return Steering(Nft(), route, settings)
 
 
 def _start(group: asyncio.TaskGroup, tasks: _Tasks) -> list[asyncio.Task[None]]:

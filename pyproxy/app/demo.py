@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 import pyproxy
-from pyproxy.app.agent import Agent, AgentSettings, HostPort
+from pyproxy.app.agent import Agent, AgentSettings
 from pyproxy.app.stop import Stop
-from pyproxy.config import NodePortAddresses, ProxyConfig
+from pyproxy.config import HostPort, NodePortAddresses, ProxyConfig
 from pyproxy.errors import PyproxyError
 from pyproxy.model.service import ServicePortName
 

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pyproxy.app.agent import HostPort
+from pyproxy.config import HostPort
 from pyproxy.errors import ConfigError
 from tests.support import agents
 from tests.support.backends import (

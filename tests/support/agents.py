@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from pyproxy.app.agent import Agent, AgentSettings, HostPort
+from pyproxy.app.agent import Agent, AgentSettings
 from pyproxy.app.stop import Stop
-from pyproxy.config import ProxyConfig
+from pyproxy.config import HostPort, ProxyConfig
 from tests.support.builders import Json, make_port, make_service, make_slice
 
 ANY_PORT = HostPort("127.0.0.1", 0)
