@@ -12,7 +12,7 @@ from pyproxy.forward.settings import ForwardSettings
 from pyproxy.model.addresses import FAMILIES, Family, parse_cidr
 from pyproxy.model.endpoint import Endpoint
 from pyproxy.model.node import NodeView
-from pyproxy.model.service import ServicePortName
+from pyproxy.model.service import Protocol, ServicePortName
 from pyproxy.model.table import Backend, Frontend, FrontendKind
 from pyproxy.steer.addresses import local_addresses
 from pyproxy.steer.nft import Nft
@@ -20,7 +20,6 @@ from pyproxy.steer.reconciler import Steering, SteerSettings
 from pyproxy.steer.routes import PolicyRoute
 from tests.support.backends import Rig, rig, table_of
 from tests.support.netns import Cluster, Host, Question, Wire, ask_all, cluster, needs_netns, wires
-from tests.support.netns_server import Protocol
 
 pytestmark = needs_netns
 
