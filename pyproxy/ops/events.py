@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from pyproxy.errors import ApiError, PyproxyError
+from pyproxy.model.service import ServiceName
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,16 @@ class Occurrence(msgspec.Struct, frozen=True):
 def started(node_name: str) -> Occurrence:
     """The event of a start (16.1): about the Node, by name only."""
     return Occurrence("Normal", "Starting", "StartKubeProxy", Regarding("Node", node_name))
+
+
+def not_listening(service: ServiceName, uid: str, frontend: str, why: str) -> Occurrence:
+    """The event of an address and port that another process has, mostly a node port.
+
+    kube-proxy has none for it (16.5): its rules come before any process's socket.
+    """
+    regarding = Regarding("Service", service.name, service.namespace, uid)
+    note = f"cannot listen on {frontend}: {why}"
+    return Occurrence("Warning", "FailedToListen", "Listen", regarding, note)
 
 
 class EventSink(Protocol):

@@ -1,4 +1,4 @@
-"""GET requests to the API server over one aiohttp session, with credentials that can be renewed.
+"""Requests to the API server over one aiohttp session, with credentials that can be renewed.
 
 The session outlives the credentials: token, TLS context and proxy are arguments of each request, so
 that renewing them cuts no watch that is open, and no connection made with old ones is used again.
@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -17,7 +17,10 @@ import aiohttp
 from pyproxy import __version__
 from pyproxy.core.apiservers import ApiServers
 from pyproxy.core.listwatch import Stop, StopReason
+from pyproxy.errors import ApiError
 from pyproxy.source.credentials import Credentials, CredentialSettings, load_credentials
+
+_POST_TIMEOUT_S = 10.0
 
 
 class ApiClient:
@@ -74,20 +77,59 @@ class ApiClient:
         self, credentials: Credentials, path: str, parameters: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         """Make a request and wait for the answer's headers. The caller closes the response."""
+        return await self._request("GET", credentials, path, params=parameters)
+
+    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Post JSON; return the answer's status and body.
+
+        Raises ApiError without an answer, ConfigError when credentials must be renewed and cannot.
+        """
+        credentials = await self.fresh_credentials()
+        status, answer = await self._post(credentials, path, body)
+        if status == 401:
+            await self.reload(credentials)
+            status, answer = await self._post(self.credentials, path, body)
+        return status, answer
+
+    async def _post(self, credentials: Credentials, path: str, body: bytes) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with (
+                asyncio.timeout(_POST_TIMEOUT_S),
+                await self._request(
+                    "POST", credentials, path, data=body, headers=headers
+                ) as answer,
+            ):
+                return answer.status, await answer.read()
+        except TimeoutError as fault:
+            text = f"{credentials.url}: no answer within {_POST_TIMEOUT_S:g} s"
+            raise ApiError(text) from fault
+        except (aiohttp.ClientError, OSError) as fault:
+            raise ApiError(transport_stop(fault, credentials).message) from fault
+
+    async def _request(
+        self,
+        method: str,
+        credentials: Credentials,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> aiohttp.ClientResponse:
         url, name = self.servers.current(credentials.url), credentials.server_name
         if url != credentials.url:
             # A fall-back is the same server at another address; its certificate has the old name.
             name = name or urlsplit(credentials.url).hostname
-        return await self._session.get(
+        authorization = {"Authorization": credentials.authorization}
+        return await self._session.request(
+            method,
             url + path,
-            params=parameters,
-            headers={"Authorization": credentials.authorization}
-            if credentials.authorization
-            else None,
+            headers={**(headers or {}), **(authorization if credentials.authorization else {})},
             ssl=credentials.tls if credentials.tls is not None else True,
             server_hostname=name,
             proxy=credentials.proxy,
             allow_redirects=False,  # a token must not follow one
+            **more,
         )
 
 
