@@ -5,9 +5,10 @@ and one run of it takes 3 ms.
 """
 
 import asyncio
+import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -25,6 +26,7 @@ OLDEST = (1, 0, 6)
 # waits for a lock that somebody will not give back.
 TIMEOUT_S = 60.0
 
+_PIPE = asyncio.subprocess.PIPE
 _MAX_ERROR = 300
 
 _PROTOCOLS: dict[str, Protocol] = {"tcp": "TCP", "udp": "UDP"}
@@ -113,21 +115,18 @@ class Nft:
 
     async def _run(self, arguments: list[str], script: str = "") -> str:
         doing = f"{self._command} {' '.join(arguments)}"
-        try:
-            process = await asyncio.create_subprocess_exec(
-                self._command,
-                *arguments,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        except OSError as fault:
-            raise NftError(
-                f"cannot run {self._command} ({fault.strerror}): install nftables", missing=True
-            ) from fault
+        with _in_memory(script) as stdin:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    self._command, *arguments, stdin=stdin, stdout=_PIPE, stderr=_PIPE
+                )
+            except OSError as fault:
+                raise NftError(
+                    f"cannot run {self._command} ({fault.strerror}): install nftables", missing=True
+                ) from fault
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                output, errors = await process.communicate(script.encode())
+                output, errors = await process.communicate()
         except TimeoutError:
             raise NftError(f"{doing} did not end within {TIMEOUT_S:g} s") from None
         finally:
@@ -137,6 +136,19 @@ class Nft:
         if process.returncode:
             raise _error(doing, errors.decode(errors="replace"))
         return output.decode()
+
+
+def _in_memory(text: str) -> BinaryIO:
+    """Return a file to read the text from.
+
+    No pipe: when nft ends before it has read all, uvloop 0.23 raises RuntimeError from `communicate`
+    ("the handler is closed"), and what nft had to say is lost.
+    """
+    file = os.fdopen(os.memfd_create("pyproxy-nft"), "w+b")
+    file.write(text.encode())
+    file.flush()
+    file.seek(0)
+    return file
 
 
 def _error(doing: str, text: str) -> NftError:

@@ -46,14 +46,15 @@ class PolicyRoute:
         is_new = False
         with _netlink() as netlink:
             loopback = netlink.link_lookup(ifname="lo")[0]
-            for family in families():
-                rules, routes = self._found(netlink, family)
+            found = {family: self._found(netlink, family) for family in families()}
+            for family, (rules, routes) in found.items():  # of both, before anything is made
                 self._refuse_strangers(family, rules, routes, loopback)
+            for family, (rules, routes) in found.items():
                 # The route first: a marked packet that finds none would be routed elsewhere.
                 if not routes:
                     netlink.route("add", **self._route(family, loopback))
                     is_new = True
-                if not any(self._is_rule(rule) for rule in rules):
+                if not rules:
                     netlink.rule("add", **self._rule(family))
                     is_new = True
         return is_new

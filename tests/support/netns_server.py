@@ -4,9 +4,8 @@ import contextlib
 import selectors
 import socket
 import threading
-from typing import Literal
 
-Protocol = Literal["TCP", "UDP"]
+from pyproxy.model.service import Protocol as Protocol  # noqa: PLC0414  re-exported
 
 # Not in the socket module of Python 3.11 (linux/in.h, linux/in6.h).
 IP_TRANSPARENT = 19
@@ -39,6 +38,10 @@ class Server:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
+    def close_listener(self) -> None:
+        """Take no new TCP clients; those that are connected are still answered."""
+        self._wake.send(b"l")
+
     def stop(self) -> None:
         """Close the socket and every connection. May be called twice."""
         if self._thread.is_alive():
@@ -50,8 +53,12 @@ class Server:
         while True:
             for key, _ in self._selector.select():
                 if key.data is None:
-                    self._close()
-                    return
+                    if self._woken.recv(1) == b"x":
+                        self._close()
+                        return
+                    self._selector.unregister(self._sock)
+                    self._sock.close()
+                    break
                 with contextlib.suppress(OSError):  # that client is gone
                     key.data(key.fileobj)
 
@@ -78,7 +85,7 @@ class Server:
             client.close()
 
     def _answer_datagram(self, sock: socket.socket) -> None:
-        _, client = sock.recvfrom(2000)
+        _, client = sock.recvfrom(65536)
         self.hits += 1
         sock.sendto(client[0].encode(), client)
 
