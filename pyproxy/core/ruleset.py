@@ -235,7 +235,7 @@ def _guard(frontend: Frontend, node: NodeView, target: Target) -> Guard | None:
     return Guard(networks, target)
 
 
-def collapsed(cidrs: Iterable[Cidr]) -> tuple[Cidr, ...]:
+def collapsed(cidrs: Collection[Cidr]) -> tuple[Cidr, ...]:
     """Return the same addresses in the fewest networks, sorted.
 
     An nft set of intervals takes no two that overlap (nft(8), SETS).

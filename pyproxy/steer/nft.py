@@ -141,7 +141,7 @@ class Nft:
 def _in_memory(text: str) -> BinaryIO:
     """Return a file to read the text from.
 
-    No pipe: when nft ends before it has read all, uvloop 0.23 raises RuntimeError from `communicate`
+    No pipe: when nft ends before it has read all, `communicate` of uvloop 0.23 raises RuntimeError
     ("the handler is closed"), and what nft had to say is lost.
     """
     file = os.fdopen(os.memfd_create("pyproxy-nft"), "w+b")

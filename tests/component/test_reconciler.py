@@ -1,0 +1,443 @@
+"""Steering against a fake nft, and the contract that the fake and the real one share."""
+
+import asyncio
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pyproxy.core.ruleset import Guard, Revision, Ruleset
+from pyproxy.core.ruleset_script import TABLE, base, diff, fresh, layout, remove
+from pyproxy.model.addresses import parse_cidr
+from pyproxy.model.table import FrontendKey
+from pyproxy.steer.nft import KernelTable, Nft, NftError, parse_table
+from pyproxy.steer.reconciler import NftRunner, Steering, SteerSettings
+from tests.support.fake_nft import FakeNft, Packet
+from tests.support.netns import Host, needs_netns
+
+SETTINGS = SteerSettings()
+MARK = SETTINGS.mark
+WEB: FrontendKey = ("10.96.0.1", 80, "TCP")
+DNS: FrontendKey = ("fd00:96::1", 53, "UDP")
+GUARD = Guard((parse_cidr("10.0.0.0/8"), parse_cidr("192.0.2.1/32")), "insiders")
+SOME = Ruleset(
+    services={WEB: "steer", DNS: "refuse", ("203.0.113.1", 80, "TCP"): GUARD.chain},
+    guards={GUARD.chain: GUARD},
+    cluster_ips=frozenset({"10.96.0.1", "fd00:96::1"}),
+    service_cidrs=frozenset({parse_cidr("10.96.0.0/16"), parse_cidr("fd00:96::/108")}),
+    pod_networks=frozenset({parse_cidr("10.244.0.0/24"), parse_cidr("10.244.1.0/25")}),
+)
+OTHER = Ruleset(
+    services={WEB: "refuse", ("10.96.0.2", 80, "TCP"): "discard"},
+    cluster_ips=frozenset({"10.96.0.1", "10.96.0.2"}),
+    pod_networks=frozenset({parse_cidr("10.244.0.0/16"), parse_cidr("::/0")}),
+)
+
+
+class FakeRoutes:
+    """A Routes that counts. is_there: whether rule and route are."""
+
+    def __init__(self) -> None:
+        self.is_there = False
+
+    def ensure(self) -> bool:
+        was, self.is_there = self.is_there, True
+        return not was
+
+    def remove(self) -> bool:
+        was, self.is_there = self.is_there, False
+        return was
+
+
+@pytest.fixture
+def nft() -> FakeNft:
+    return FakeNft()
+
+
+@pytest.fixture
+def steering(nft: FakeNft) -> Steering:
+    return Steering(nft, FakeRoutes(), SETTINGS)
+
+
+async def services(nft: NftRunner) -> dict[FrontendKey, str]:
+    found = await nft.read()
+    assert found is not None
+    return dict(found.ruleset.services)
+
+
+async def test_the_first_apply_makes_everything_in_one_transaction(
+    nft: FakeNft, steering: Steering
+) -> None:
+    await steering.start()
+    assert nft.scripts == []  # what a former run left goes on
+    await steering.apply(SOME)
+    assert len(nft.scripts) == 1
+    assert await services(nft) == SOME.services
+    assert (steering.transactions, steering.failures, steering.repairs) == (1, 0, 0)
+
+
+async def test_the_same_again_is_no_transaction(nft: FakeNft, steering: Steering) -> None:
+    await steering.apply(SOME)
+    await steering.apply(msgspec.structs.replace(SOME))
+    assert len(nft.scripts) == 1
+
+
+async def test_a_revision_of_something_else_is_compared_as_a_whole(
+    nft: FakeNft, steering: Steering
+) -> None:
+    """As when one plan was never applied."""
+    await steering.apply(SOME)
+    await steering.apply(Revision(Ruleset(), OTHER, []))
+    assert await services(nft) == OTHER.services
+    # Of what was applied, only what was touched is looked at.
+    await steering.apply(Revision(OTHER, Ruleset(services={}), [WEB]))
+    assert list(await services(nft)) == [("10.96.0.2", 80, "TCP")]
+
+
+async def test_what_a_former_run_left_is_changed_only_where_it_differs(nft: FakeNft) -> None:
+    await Steering(nft, FakeRoutes(), SETTINGS).apply(SOME)
+    second = Steering(nft, FakeRoutes(), SETTINGS)
+    await second.start()
+    await second.apply(SOME)
+    adoption = "\n".join(nft.scripts[-1])
+    assert "delete table" not in adoption
+    assert "element" not in adoption
+    assert f"flush chain {TABLE} {GUARD.chain}" in adoption  # its content cannot be told
+    await second.apply(OTHER)
+    assert await services(nft) == OTHER.services
+
+
+async def test_another_layout_is_replaced(nft: FakeNft) -> None:
+    other = msgspec.structs.replace(SETTINGS, mark=MARK << 1)
+    await Steering(nft, FakeRoutes(), other).apply(SOME)
+    await Steering(nft, FakeRoutes(), SETTINGS).apply(OTHER)
+    found = await nft.read()
+    assert found is not None
+    assert found.layout == layout(MARK)
+    assert len(nft.scripts) == 2
+    assert await services(nft) == OTHER.services
+
+
+async def test_after_a_failure_the_kernel_is_asked(nft: FakeNft, steering: Steering) -> None:
+    await steering.apply(SOME)
+    nft.fault = NftError("no")
+    with pytest.raises(NftError, match="no"):
+        await steering.apply(OTHER)
+    assert steering.failures == 1
+    await nft.run([f"delete element {TABLE} services4 {{ 10.96.0.1 . tcp . 80 }}"])
+    await steering.apply(OTHER)
+    assert await services(nft) == OTHER.services
+
+
+async def test_a_table_that_cannot_be_put_right_is_made_anew(
+    nft: FakeNft, steering: Steering
+) -> None:
+    await steering.apply(SOME)
+    second = Steering(nft, FakeRoutes(), SETTINGS)
+    nft.fault = NftError("the chain is another one", already_exists=True)
+    await second.apply(OTHER)
+    assert "delete table" in nft.scripts[-1][0]
+    assert await services(nft) == OTHER.services
+    third = Steering(nft, FakeRoutes(), SETTINGS)
+    nft.fault = NftError("not allowed", not_permitted=True)
+    with pytest.raises(NftError, match="not allowed"):
+        await third.apply(OTHER)
+
+
+async def test_check_mends_what_somebody_changed(nft: FakeNft, steering: Steering) -> None:
+    await steering.start()
+    assert not await steering.check()
+    await steering.apply(SOME)
+    assert not await steering.check()
+    await steering.apply(OTHER)  # the guard is gone, rightly
+    assert not await steering.check()
+    await steering.apply(SOME)
+    assert not await steering.check()
+    for damage in (
+        remove().steps,
+        [f"delete element {TABLE} services4 {{ 10.96.0.1 . tcp . 80 }}"],
+        [f"flush chain {TABLE} {GUARD.chain}"],
+        [f"flush chain {TABLE} output"],
+    ):
+        await nft.run(damage)
+        assert await steering.check()
+        assert await services(nft) == SOME.services
+        assert not await steering.check()
+    assert steering.repairs == 4
+
+
+async def test_check_mends_the_route(nft: FakeNft) -> None:
+    routes = FakeRoutes()
+    steering = Steering(nft, routes, SETTINGS)
+    await steering.start()
+    routes.remove()
+    assert await steering.check()
+    assert routes.is_there
+
+
+async def test_check_after_a_failed_apply_leads_to_what_was_wanted(
+    nft: FakeNft, steering: Steering
+) -> None:
+    await steering.apply(SOME)
+    nft.fault = NftError("no")
+    with pytest.raises(NftError):
+        await steering.apply(OTHER)
+    assert await steering.check()
+    assert await services(nft) == OTHER.services
+
+
+async def test_cleanup_removes_everything_and_may_be_repeated(nft: FakeNft) -> None:
+    routes = FakeRoutes()
+    steering = Steering(nft, routes, SETTINGS)
+    await steering.start()
+    await steering.apply(SOME)
+    await steering.cleanup()
+    await steering.cleanup()
+    assert nft.table is None
+    assert not routes.is_there
+    assert not await steering.check() or not nft.table  # it does not bring the table back
+
+
+# The contract: what holds for the fake holds for nft in a namespace.
+
+
+@pytest.fixture(params=["fake", pytest.param("nft", marks=needs_netns)])
+def runner(request: pytest.FixtureRequest) -> Iterator[NftRunner]:
+    if request.param == "fake":
+        yield FakeNft()
+        return
+    host = Host("nft")
+    try:
+        with host.entered():
+            yield Nft()
+    finally:
+        host.close()
+
+
+async def test_contract_what_is_written_is_read(runner: NftRunner) -> None:
+    await runner.check_version()
+    assert await runner.read() is None
+    known = Ruleset()
+    await runner.run(fresh(MARK).steps)
+    for wanted in (SOME, OTHER, SOME, Ruleset()):
+        await runner.run(diff(known, wanted).steps)
+        known = wanted
+        found = await runner.read()
+        assert found is not None
+        assert found.layout == layout(MARK)
+        unknown = dict.fromkeys(wanted.guards)
+        assert found.ruleset == msgspec.structs.replace(wanted, guards=unknown)
+
+
+async def test_contract_the_fixed_part_can_be_written_again(runner: NftRunner) -> None:
+    await runner.run((fresh(MARK) + diff(Ruleset(), SOME)).steps)
+    before = await runner.read()
+    await runner.run(base(MARK).steps)
+    assert await runner.read() == before
+    await runner.run([f"flush chain {TABLE} prerouting"])
+    after = await runner.read()
+    assert before is not None
+    assert after is not None
+    assert {name for name in before.rules if before.rules[name] != after.rules[name]} == {
+        "prerouting"
+    }
+    await runner.run(fresh(MARK).steps)
+    await runner.run(remove().steps)
+    await runner.run(remove().steps)
+    assert await runner.read() is None
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (f"add rule {TABLE} nothing accept", "not_found"),
+        (f"delete element {TABLE} services4 {{ 10.1.1.1 . tcp . 1 }}", "not_found"),
+        (f"add element {TABLE} services4 {{ 10.96.0.1 . tcp . 80 : goto refuse }}",
+         "already_exists"),
+    ],
+)  # fmt: skip
+async def test_contract_a_script_is_taken_whole_or_not_at_all(
+    runner: NftRunner, line: str, kind: str
+) -> None:
+    await runner.run((fresh(MARK) + diff(Ruleset(), SOME)).steps)
+    before = await runner.read()
+    good = f"add element {TABLE} services4 {{ 10.96.0.77 . tcp . 80 : goto steer }}"
+    with pytest.raises(NftError) as caught:
+        await runner.run([good, line])
+    assert getattr(caught.value, kind)
+    assert await runner.read() == before
+
+
+async def test_a_chain_in_use_stays(runner: NftRunner) -> None:
+    await runner.run((fresh(MARK) + diff(Ruleset(), SOME)).steps)
+    name = GUARD.chain
+    with pytest.raises(NftError):
+        await runner.run([f"flush chain {TABLE} {name}\ndelete chain {TABLE} {name}"])
+
+
+def test_the_fake_traces_established_packets() -> None:
+    nft = FakeNft()
+    asyncio.run(nft.run((fresh(MARK) + diff(Ruleset(), SOME)).steps))
+    web = {"source": "10.244.0.9", "destination": "10.96.0.1", "is_new": False}
+    trace: Callable[..., str] = lambda **more: nft.trace(Packet(**{**web, **more}))  # noqa: E731
+    assert trace() == "accept"  # of somebody else, as far as the kernel knows
+    assert trace(socket="transparent") == "steer"
+    assert trace(socket="wildcard") == "accept"
+    assert trace(from_node=True) == "steer"
+    assert trace(from_node=True, destination="203.0.113.9") == "accept"
+    assert trace(protocol="UDP", port=99) == "refuse"
+    assert trace(protocol="UDP", port=99, socket="transparent") == "steer"
+    asyncio.run(nft.run(diff(SOME, Ruleset()).steps))
+    assert trace(from_node=True) == "steer"  # retired
+
+
+# The nft command.
+
+
+async def test_a_missing_command_is_told() -> None:
+    with pytest.raises(NftError, match="install nftables") as caught:
+        await Nft("/nonexistent/nft").check_version()
+    assert caught.value.missing
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[[str], Nft]:
+    def make(script: str) -> Nft:
+        path = tmp_path / "nft"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return Nft(str(path))
+
+    return make
+
+
+@pytest.mark.parametrize("version", ["nftables v1.0.5 (Lester)", "nftables v0.9.8", "what?", ""])
+async def test_an_old_command_is_told(command: Callable[[str], Nft], version: str) -> None:
+    with pytest.raises(NftError, match=r"nftables 1\.0\.6 or newer") as caught:
+        await command(f"echo '{version}'").check_version()
+    assert caught.value.missing
+
+
+@pytest.mark.parametrize("version", ["nftables v1.0.6 (Lester Gooch #5)", "nftables v1.1.0 (x)"])
+async def test_a_new_command_will_do(command: Callable[[str], Nft], version: str) -> None:
+    await command(f"echo '{version}'").check_version()
+
+
+async def test_what_is_not_allowed_is_told(command: Callable[[str], Nft]) -> None:
+    nft = command("echo 'Error: Could not process rule: Operation not permitted' >&2; exit 1")
+    with pytest.raises(NftError, match="CAP_NET_ADMIN") as caught:
+        await nft.run(["add table inet pyproxy"])
+    assert caught.value.not_permitted
+    with pytest.raises(NftError):
+        await nft.read()
+
+
+async def test_a_command_that_dies_without_reading_is_no_crash(
+    command: Callable[[str], Nft],
+) -> None:
+    nft = command("exit 1")
+    for _ in range(20):
+        with pytest.raises(NftError, match="failed"):
+            await nft.run(["#" * 1_000_000])
+
+
+async def test_a_command_that_hangs_is_killed(
+    command: Callable[[str], Nft], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pyproxy.steer.nft.TIMEOUT_S", 0.05)
+    nft = command(f"echo $$ > {tmp_path}/pid; exec sleep 1000")
+    with pytest.raises(NftError, match="did not end"):
+        await nft.run(["add table inet pyproxy"])
+
+
+async def test_a_transaction_that_is_too_large_is_halved(
+    command: Callable[[str], Nft], tmp_path: Path
+) -> None:
+    """As netlink does for a process without privileges: here, no more than three steps."""
+    taken = tmp_path / "taken"
+    nft = command(
+        "script=$(cat); [ $(echo \"$script\" | wc -l) -le 3 ] ||"
+        " { echo 'netlink: Error: Message too long' >&2; exit 1; };"
+        f" echo \"$script\" >> {taken}"
+    )  # fmt: skip
+    steps = [f"step {number}" for number in range(10)]
+    await nft.run(steps)
+    assert taken.read_text().splitlines() == steps
+    with pytest.raises(NftError) as caught:
+        await nft.run(["one step\n" * 4])
+    assert caught.value.too_large
+
+
+@needs_netns
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_ten_thousand_elements_pass_in_a_user_namespace(tmp_path: Path) -> None:
+    """There the kernel takes no transaction of this size (EMSGSIZE): it is cut."""
+    source = tmp_path / "many.py"
+    source.write_text(_MANY)
+    command = ["unshare", "--user", "--map-root-user", "--net", _python(), str(source)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    probe = subprocess.run([*command[:4], "true"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip("no user namespaces here")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["10000", "10000", "True"], done.stderr
+
+
+def _python() -> str:
+    import sys
+
+    return sys.executable
+
+
+_MANY = """
+import asyncio
+from pyproxy.core.ruleset import Ruleset
+from pyproxy.core.ruleset_script import diff, fresh
+from pyproxy.steer.nft import Nft, NftError
+
+def many(target):
+    vips = [f"10.96.{i >> 8}.{i & 255}" for i in range(10000)]
+    return Ruleset(services={(vip, 80, "TCP"): target for vip in vips})
+
+async def main():
+    nft = Nft()
+    first = fresh(1) + diff(Ruleset(), many("steer"))
+    await nft.run(first.steps)
+    print(len((await nft.read()).ruleset.services))
+    await nft.run(diff(many("steer"), many("refuse")).steps)
+    found = (await nft.read()).ruleset.services
+    print(len(found))
+    print(found == many("refuse").services)
+
+asyncio.run(main())
+"""
+
+
+def test_what_is_not_ours_in_the_listing_is_passed_over() -> None:
+    items: list[dict[str, Any]] = [
+        {"metainfo": {}},
+        {"map": {"name": "services4", "elem": [
+            [{"concat": ["10.96.0.1", "sctp", 80]}, {"drop": None}],
+            [{"concat": ["10.96.0.1", "tcp", 80]}, {"drop": None}],
+            "nonsense",
+        ]}},
+        {"set": {"name": "pods4", "elem": ["10.0.0.1", {"range": ["10.1.1.1", "10.1.1.9"]}]}},
+        {"set": {"name": "cluster-ips4", "elem": [{"prefix": {"addr": "10.0.0.0", "len": 8}}]}},
+        {"set": {"name": "pods6", "elem": ["fd00::1"]}},
+        {"set": {"name": "mine"}},
+    ]  # fmt: skip
+    found = parse_table(msgspec.json.encode({"nftables": items}).decode())
+    assert found == KernelTable(
+        "",
+        Ruleset(
+            services={WEB: ""},
+            pod_networks=frozenset({parse_cidr("10.0.0.1/32"), parse_cidr("fd00::1/128")}),
+        ),
+        {},
+    )
