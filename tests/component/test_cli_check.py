@@ -137,12 +137,13 @@ def test_without_an_api_server_it_says_what_to_give(
 
 
 async def test_it_leaves_no_table_behind() -> None:
-    here = ThisMachine()
-    before = await here.run(["nft", "list", "tables"])
-    done = await here.run([sys.executable, "-m", "pyproxy", "check", "--kubeconfig", "/none"])
-    assert done is not None
-    assert "API server" in done[1]
-    assert await here.run(["nft", "list", "tables"]) == before
+    command = f"{sys.executable} -m pyproxy check --kubeconfig /none; nft list ruleset; echo end"
+    done = await ThisMachine().run(["unshare", "--map-root-user", "--net", "sh", "-c", command])
+    if done is None or "unshare:" in done[1]:
+        pytest.skip("this machine allows no network namespace")
+    if "nftables table" not in done[1]:
+        pytest.skip("this machine has no nft")
+    assert done[1].endswith("this node cannot run pyproxy\nend\n")
 
 
 def test_a_terminal_without_the_marks_gets_words() -> None:
