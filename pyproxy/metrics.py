@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 TO_ENDPOINT = "client_to_endpoint"
 TO_CLIENT = "endpoint_to_client"
+# kube-proxy's, for the same thing (v1.36 `metrics.go`): up to a second, a minute, two, and five.
+PROGRAMMING_BUCKETS = (
+    0.25,
+    0.5,
+    *range(1, 60),
+    *range(60, 120, 5),
+    *range(120, 301, 30),
+)
 SERVICE_LABELS = ("service_namespace", "service_name", "service_port", "protocol")
 
 
@@ -59,6 +67,18 @@ class ServicePortCounters:
         self.flows_moved = 0
 
 
+class SteeringCounts:
+    """What steering did: pyproxy.steer.reconciler.Steering says what each means."""
+
+    __slots__ = ("failures", "operations", "repairs", "transactions")
+
+    def __init__(self) -> None:
+        self.transactions = 0
+        self.operations = 0
+        self.repairs = 0
+        self.failures = 0
+
+
 class Metrics(Collector):
     """All counts of one process, and the collector that renders them."""
 
@@ -73,6 +93,14 @@ class Metrics(Collector):
         self.accept_pauses = 0
         self.source_address_fallbacks: Counter[str] = Counter()
         self.health_answers: Counter[tuple[str, int]] = Counter()
+        self.last_update_s = 0.0  # Unix time
+        self.steering = SteeringCounts()
+        self.programming_latency = Histogram(
+            "pyproxy_network_programming_duration_seconds",
+            "From the change of endpoints in the control plane to its being served here.",
+            buckets=PROGRAMMING_BUCKETS,
+            registry=None,
+        )
 
     def service_port(self, name: "ServicePortName") -> ServicePortCounters:
         """Return the counters of a Service port, made at the first call."""
@@ -92,8 +120,26 @@ class Metrics(Collector):
     def collect(self) -> Iterator["Metric"]:
         """Yield every metric family, for a scrape."""
         yield from self._collect_process()
+        yield from self._collect_updates()
         yield from self._collect_watches()
         yield from self._collect_service_ports()
+
+    def _collect_updates(self) -> Iterator["Metric"]:
+        yield GaugeMetricFamily(
+            "pyproxy_last_update_timestamp_seconds",
+            "When the newest table was served, in Unix time; 0 before the first.",
+            value=self.last_update_s,
+        )
+        yield from self.programming_latency.collect()
+        counts = CounterMetricFamily(
+            "pyproxy_steering",
+            "Transactions with nftables, their operations, those that failed, and repairs of what"
+            " somebody else had changed.",
+            labels=("what",),
+        )
+        for what in SteeringCounts.__slots__:
+            counts.add_metric((what,), getattr(self.steering, what))
+        yield counts
 
     def _collect_process(self) -> Iterator["Metric"]:
         build = GaugeMetricFamily(

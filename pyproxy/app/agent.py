@@ -1,49 +1,47 @@
-"""The agent: sources, store, forwarder and HTTP ports put together in one process.
+"""The agent: one process that puts sources, the pipeline of changes and the HTTP ports together.
 
-The flow of a change: a source publishes an event; the store says what it changed; the pacer bundles
-changes; the forwarder gets the new table. Stopping goes the other way round: not ready any more, no
-new clients, live connections until the drain time is over, then the rest.
+Stopping goes the other way round than starting: not ready any more, no new clients, live
+connections until the drain time is over, then the rest.
 """
 
 import asyncio
-import gc
 import logging
 import random
 import resource
 import time
 from collections.abc import Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from pyproxy.aio.pacer import Pacer
 from pyproxy.app import config_file
+from pyproxy.app.pipeline import Pipeline
 from pyproxy.app.steered import SteeredForwarder
 from pyproxy.app.stop import Stop
 from pyproxy.config import HostPort, ProxyConfig
 from pyproxy.config.own import Steering as SteeringConfig
 from pyproxy.core.balancer import Balancer
 from pyproxy.core.health import ProxyHealth
-from pyproxy.core.store import Changes, Store
+from pyproxy.core.store import Store
 from pyproxy.errors import PyproxyError
 from pyproxy.forward.forwarder import Forwarder
 from pyproxy.forward.settings import ForwardSettings
+from pyproxy.forward.source import FIRST_PORT, LAST_PORT
 from pyproxy.metrics import Metrics, registry
 from pyproxy.model.events import Event
 from pyproxy.ops import web
+from pyproxy.ops.events import ApiSink, EventPublisher, EventSink, LogSink, started
 from pyproxy.source.apiserver import ApiServerSettings, ApiServerSource
 from pyproxy.source.manifests import ManifestSource
 from pyproxy.steer import addresses
+from pyproxy.steer.bridge import BridgeReplies
 from pyproxy.steer.nft import Nft
 from pyproxy.steer.reconciler import Steering, SteerSettings
 from pyproxy.steer.routes import PolicyRoute
 
 log = logging.getLogger(__name__)
-
-# Of the notes of one event; the first list of a large cluster must not fill the log.
-MAX_NOTES = 20
 
 
 _Tasks = dict[str, Coroutine[Any, Any, None]]  # by what to call them
@@ -90,28 +88,35 @@ class Agent:
         self.health = ProxyHealth(timedelta(seconds=2 * settings.sync_period_s))
         self.ready = asyncio.Event()
         self.urls: dict[str, str] = {}
-        self._knows_addresses = False
-        self._forwarder = Forwarder(
-            settings.forward,
-            Balancer(random.random),
+        balancer = Balancer(random.random)
+        self._forwarder = Forwarder(settings.forward, balancer, self.metrics, time.monotonic)
+        self._steered = self._bridge = None
+        if settings.steer is not None:
+            nft = Nft()
+            steering = Steering(nft, route_of(settings.steer), settings.steer)
+            self._steered = SteeredForwarder(self._forwarder, steering, self.metrics)
+            if settings.forward.source_address == "auto":
+                self._bridge = BridgeReplies(nft, (FIRST_PORT, LAST_PORT))
+        self._source = self._make_source()
+        self._events = EventPublisher(self._make_sink(), time.monotonic)
+        self._pipeline = Pipeline(
+            self.store,
+            self._forwarder,
+            self._steered,
+            self.health,
             self.metrics,
-            time.monotonic,
+            self._events,
+            self.ready.set,
         )
-        self._steered = (
-            SteeredForwarder(self._forwarder, steering(settings.steer)) if settings.steer else None
-        )
-        self._pacer = Pacer(
-            self._update,
-            min_interval_s=settings.min_sync_period_s,
-            retry_s=settings.sync_period_s,
-        )
+        if self._bridge is not None:
+            self._pipeline.await_bridge()
 
     async def run(self, stop: Stop) -> None:
         """Serve until asked to stop, then drain. Raises PyproxyError when it cannot go on."""
         _raise_descriptor_limit()
-        if self._steered is not None:
-            await self._steered.start()
         try:
+            if self._steered is not None:
+                await self._steered.start()
             async with asyncio.TaskGroup() as group:
                 ports = _start(group, self._http_ports())
                 inputs = _start(group, self._inputs())
@@ -126,6 +131,16 @@ class Agent:
             raise _cause(faults) from faults
         finally:
             self._forwarder.close()
+            await self._pipeline.close()
+
+    def _make_source(self) -> ManifestSource | ApiServerSource:
+        if self._settings.manifests:
+            return ManifestSource(self._settings.manifests, self._publish, self.metrics)
+        self.health.is_node_eligible = False  # until the API server knows the node (12.14)
+        return ApiServerSource(self._settings.api, self._publish, self.metrics)
+
+    def _make_sink(self) -> EventSink:
+        return ApiSink(self._source) if isinstance(self._source, ApiServerSource) else LogSink()
 
     def _http_ports(self) -> _Tasks:
         metrics, health = self._settings.metrics, self._settings.health
@@ -144,71 +159,39 @@ class Agent:
         return web.serve(name, *at, routes, on_bound=bound, retry_s=retry_s)
 
     def _inputs(self) -> _Tasks:
-        source: ManifestSource | ApiServerSource
-        if self._settings.manifests:
-            source = ManifestSource(self._settings.manifests, self._publish, self.metrics)
-        else:
-            self.health.is_node_eligible = False  # until the API server knows the node (12.14)
-            source = ApiServerSource(self._settings.api, self._publish, self.metrics)
+        settings, pipeline = self._settings, self._pipeline
+        pacer = pipeline.pacer(
+            min_interval_s=settings.min_sync_period_s, retry_s=settings.sync_period_s
+        )
         inputs = {
-            "the source": source.run(),
-            "the pacer": self._pacer.run(),
-            "the follower of local addresses": addresses.follow(self._set_addresses),
+            "the source": self._source.run(),
+            "the pacer": pacer.run(),
+            "the publisher of events": self._events.run(),
+            "the follower of local addresses": addresses.follow(pipeline.set_addresses),
         }
         if self._steered is not None:
-            inputs["the keeper of steering"] = self._steered.keep(self._settings.sync_period_s)
-            inputs["the follower of listeners"] = self._steered.follow_listeners(self._request)
-        if self._settings.config_file is not None:
-            inputs["the follower of the configuration"] = config_file.follow(
-                self._settings.config_file
-            )
+            inputs["the keeper of steering"] = self._steered.keep(settings.sync_period_s)
+            inputs["the follower of listeners"] = self._steered.follow_listeners(pipeline.request)
+        if self._bridge is not None:
+            inputs["the follower of bridges"] = self._bridge.follow(pipeline.set_bridge_opaque)
+        if settings.config_file is not None:
+            inputs["the follower of the configuration"] = config_file.follow(settings.config_file)
+        self._events.publish(started(settings.proxy.node_name))
         return inputs
 
     def _publish(self, event: Event) -> None:
-        changes = self.store.apply(event)
+        self._pipeline.publish(event)
         if event.resource == "nodes":
             self._look_at_node()
-        self._changed(changes)
-
-    def _set_addresses(self, found: frozenset[str]) -> None:
-        self._knows_addresses = True
-        self._changed(self.store.set_local_addresses(found))
 
     def _look_at_node(self) -> None:
         node = self.store.node
         if node is not None:
             self.health.is_node_eligible = node.is_eligible
+            if self._bridge is not None:
+                self._bridge.serve(node.pod_cidrs)
         elif not self._settings.manifests:
             self.health.is_node_eligible = False
-
-    def _changed(self, changes: Changes) -> None:
-        for note in changes.notes[:MAX_NOTES]:
-            log.warning("%s", note)
-        if len(changes.notes) > MAX_NOTES:
-            log.warning("and %d more notes of this kind", len(changes.notes) - MAX_NOTES)
-        # A partial table would refuse clients of what is yet to come (17.1).
-        is_whole = self.store.is_synced and self._knows_addresses
-        if is_whole and (changes.is_visible or not self.ready.is_set()):
-            self._request()
-
-    def _request(self) -> None:
-        self.health.queued(datetime.now(UTC))
-        self._pacer.request()
-
-    async def _update(self) -> None:
-        table = self.store.table()
-        if self._steered is not None:
-            await self._steered.update(table)
-        else:
-            self._forwarder.update(table)
-        self.health.updated(datetime.now(UTC))
-        if not self.ready.is_set():
-            log.info("listening on %d addresses and ports", len(self._forwarder.listening()))
-            # The table stays for good: a full collection over 100,000 endpoints would hold up
-            # traffic for a tenth of a second, and find nothing.
-            gc.collect()
-            gc.freeze()
-            self.ready.set()
 
     def detail(self) -> dict[str, Any]:
         """What the health port tells beside yes or no."""
@@ -245,10 +228,15 @@ def steer_settings(numbers: SteeringConfig) -> SteerSettings:
     )
 
 
-def steering(settings: SteerSettings) -> Steering:
-    """Put the parts together that steer."""
-    route = PolicyRoute(settings.mark, settings.route_table, settings.rule_priority)
-    return Steering(Nft(), route, settings)
+def route_of(settings: SteerSettings) -> PolicyRoute:
+    """The policy route of these numbers."""
+    return PolicyRoute(settings.mark, settings.route_table, settings.rule_priority)
+
+
+async def cleanup(settings: SteerSettings) -> None:
+    """Remove everything that steering has put into the kernel. Raises PyproxyError."""
+    await Steering(Nft(), route_of(settings), settings).cleanup()
+    await BridgeReplies(Nft(), (FIRST_PORT, LAST_PORT)).cleanup()
 
 
 def _start(group: asyncio.TaskGroup, tasks: _Tasks) -> list[asyncio.Task[None]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pyproxy.core.ruleset import Planner
 from pyproxy.errors import PyproxyError
 from pyproxy.forward.forwarder import Forwarder
+from pyproxy.metrics import Metrics, SteeringCounts
 from pyproxy.model.table import FrontendKey, VipTable
 from pyproxy.steer.reconciler import Steering
 
@@ -24,9 +25,10 @@ LISTENING_INTERVAL_S = 2.0
 class SteeredForwarder:
     """A forwarder, and the steering of its frontends."""
 
-    def __init__(self, forwarder: Forwarder, steering: Steering) -> None:
+    def __init__(self, forwarder: Forwarder, steering: Steering, metrics: Metrics) -> None:
         self._forwarder = forwarder
         self._steering = steering
+        self._counts = metrics.steering
         self._planner = Planner()
         self._listening: frozenset[FrontendKey] = frozenset()
 
@@ -41,7 +43,10 @@ class SteeredForwarder:
         """
         self._forwarder.extend(table)
         self._listening = self._forwarder.listening()
-        await self._steering.apply(self._planner.plan(table, self._listening))
+        try:
+            await self._steering.apply(self._planner.plan(table, self._listening))
+        finally:
+            self._count()
         self._forwarder.retire()
 
     async def follow_listeners(self, changed: Callable[[], None]) -> None:
@@ -59,3 +64,8 @@ class SteeredForwarder:
                 await self._steering.check()
             except PyproxyError as fault:
                 log.warning("steering: %s; looked at again in %g s", fault, sync_period_s)
+            self._count()
+
+    def _count(self) -> None:
+        for what in SteeringCounts.__slots__:
+            setattr(self._counts, what, getattr(self._steering, what))

@@ -21,10 +21,10 @@ def main(arguments: argparse.Namespace) -> int:
     """Remove everything of ours. Raises PyproxyError when something cannot be removed."""
     import asyncio
 
-    from pyproxy.app.agent import steer_settings, steering
+    from pyproxy.app.agent import cleanup, steer_settings
     from pyproxy.cli.settings import read_configuration
 
     settings = steer_settings(read_configuration(arguments.config).pyproxy.steering)
-    asyncio.run(steering(settings).cleanup())
+    asyncio.run(cleanup(settings))
     print("removed what pyproxy had put into the kernel")
     return 0

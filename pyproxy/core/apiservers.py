@@ -31,6 +31,8 @@ class ApiServers:
                 self._put(value)
             case Deleted(resource="endpointslices", key=key):
                 self._slices.pop(key, None)
+            case _:
+                pass  # of another resource
 
     def _put(self, value: object) -> None:
         if isinstance(value, EndpointSlice) and value.service == KUBERNETES:

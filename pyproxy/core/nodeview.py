@@ -10,7 +10,13 @@ _LINK_LOCAL = Cidr("fe80::", 10)
 LOOPBACK: dict[Family, str] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
 
 
-def view(config: ProxyConfig, node: Node | None, local_addresses: frozenset[str]) -> NodeView:
+def view(
+    config: ProxyConfig,
+    node: Node | None,
+    local_addresses: frozenset[str],
+    *,
+    is_bridge_opaque: bool = False,
+) -> NodeView:
     """Return the view of the node.
 
     local_addresses: every address on an interface of this host, canonical. Node is None until it
@@ -26,6 +32,7 @@ def view(config: ProxyConfig, node: Node | None, local_addresses: frozenset[str]
         pod_networks=_pod_networks(config, node),
         pod_cidrs=node.pod_cidrs if node else (),
         masquerade_all=config.masquerade_all,
+        is_bridge_opaque=is_bridge_opaque,
     )
 
 

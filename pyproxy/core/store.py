@@ -69,6 +69,7 @@ class Store:
     def __init__(self, config: ProxyConfig, local_addresses: frozenset[str] = frozenset()) -> None:
         self._config = config
         self._local_addresses = local_addresses
+        self._is_bridge_opaque = False
         self._objects: dict[Resource, dict[ObjectKey, Object]] = {r: {} for r in RESOURCES}
         self._listed: set[Resource] = set()
         self._slices: dict[ServiceName, dict[str, EndpointSlice]] = {}
@@ -141,6 +142,12 @@ class Store:
         dirty: dict[ServiceName, None] = {}
         return self._recompute(dirty, [], is_visible=self._look_at_node(dirty))
 
+    def set_bridge_opaque(self, *, is_opaque: bool) -> Changes:
+        """Take in whether pods on one bridge could answer each other past this host."""
+        self._is_bridge_opaque = is_opaque
+        dirty: dict[ServiceName, None] = {}
+        return self._recompute(dirty, [], is_visible=self._look_at_node(dirty))
+
     def _differences(self, event: Event) -> Iterable[tuple[ObjectKey, Object | None]]:
         """The objects to put, and with None those to remove."""
         if isinstance(event, Applied):
@@ -204,7 +211,12 @@ class Store:
             del self._slices[owner]
 
     def _look_at_node(self, dirty: dict[ServiceName, None]) -> bool:
-        seen = nodeview.view(self._config, self.node, self._local_addresses)
+        seen = nodeview.view(
+            self._config,
+            self.node,
+            self._local_addresses,
+            is_bridge_opaque=self._is_bridge_opaque,
+        )
         if seen == self._node:
             return False
         self._node = seen

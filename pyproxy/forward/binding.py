@@ -25,9 +25,11 @@ log = logging.getLogger(__name__)
 # More faults of one kind at once than this are one line in the log, with examples.
 _LINES = 5
 
+TAKEN = "another process listens there"
+
 _REASONS = {
     errno.EADDRNOTAVAIL: "the address is not on this host",
-    errno.EADDRINUSE: "another process listens there",
+    errno.EADDRINUSE: TAKEN,
     errno.EACCES: "no permission for this port",
     # IP_TRANSPARENT (ip(7)); asked for only when the settings say so.
     errno.EPERM: "addresses on no interface take the capability NET_ADMIN or NET_RAW",

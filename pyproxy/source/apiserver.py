@@ -58,6 +58,17 @@ class ApiServerSource:
         self._metrics = metrics
         self._random = random
         self._servers = ApiServers()
+        self._client: ApiClient | None = None
+        self._is_open = asyncio.Event()
+
+    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Post JSON to the API server, once `run` has reached it; return status and body.
+
+        Raises ApiError without an answer, ConfigError when credentials cannot be renewed.
+        """
+        await self._is_open.wait()
+        assert self._client is not None
+        return await self._client.post(path, body)
 
     async def run(self) -> None:
         """Run until cancelled.
@@ -74,6 +85,8 @@ class ApiServerSource:
         )
         timeout_s = settings.connect_timeout_s
         async with ApiClient(credentials, self._servers, connect_timeout_s=timeout_s) as client:
+            self._client = client
+            self._is_open.set()
             if not settings.node_name:
                 self._metrics.watch_states["nodes"] = "absent"
                 self._publish(Listed("nodes", ()))
