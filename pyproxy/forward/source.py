@@ -5,7 +5,9 @@ connection from client to endpoint would steal its packets. Hosts take theirs fr
 unless told otherwise (ip_local_port_range, ip(7)).
 
 The kernel does not pick the port. It would pick a better one, knowing the endpoint, but only from
-its own range: IP_LOCAL_PORT_RANGE can narrow that, and has no effect beyond it (ip(7)).
+its own range: IP_LOCAL_PORT_RANGE can narrow that, and has no effect beyond it (ip(7)). On the
+other hand it takes a port that was asked for although the last connection from it to this endpoint
+is in TIME_WAIT, with any tcp_tw_reuse: so only live connections use up ports.
 """
 
 import errno

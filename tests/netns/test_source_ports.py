@@ -1,5 +1,6 @@
 """The ports that sockets with a client's address get, and what happens when none is left."""
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,7 @@ pytestmark = needs_netns
 
 CLIENT = "198.51.100.7"
 CLIENT_V6 = "2001:db8:1::7"
+NEIGHBOUR = "203.0.113.2"  # another address of the node
 SERVED = frontend_of("198.51.100.1", backend_of([]))
 
 
@@ -29,6 +31,7 @@ def node() -> Iterator[Host]:
             "link set net1 up",
             "link set net0 up",
             f"address add {made.v4}/24 dev net0",
+            f"address add {NEIGHBOUR}/24 dev net0",
             f"address add {made.v6}/64 dev net0 nodad",
         )
         yield made
@@ -100,3 +103,18 @@ def test_an_address_that_the_kernel_does_not_take_is_passed_over(node: Host) -> 
 def test_an_endpoint_without_a_route_is_an_attempt_that_failed(node: Host) -> None:
     with pytest.raises(OSError, match="unreachable"):
         dialled(node, Ports(), "TCP", 1, prefix="192.0.2.")
+
+
+def test_connections_in_time_wait_use_up_no_ports(node: Host) -> None:
+    node.sysctl("net.ipv4.tcp_tw_reuse", 0)
+    metrics = Metrics()
+    dialler = Dialler(metrics, Ports(61_000, 61_002))
+    with node.entered(), socket.create_server((node.v4, 80)) as listener:
+        for _ in range(12):
+            upstream = dialler.stream(SERVED, NEIGHBOUR, Endpoint(node.v4, 80, is_local=True))
+            accepted, (client, _) = listener.accept()
+            assert client == NEIGHBOUR
+            upstream.close()  # the first to end has the TIME_WAIT
+            with accepted:
+                assert accepted.recv(1) == b""
+    assert metrics.source_address_fallbacks == {}
