@@ -1,5 +1,6 @@
 """The test network itself: everybody reaches everybody, and nothing of it is left."""
 
+import os
 import subprocess
 
 import pytest
@@ -36,6 +37,12 @@ def test_refusals_and_silence_are_told_apart() -> None:
         assert lab.pods[0].ask("TCP", "10.9.9.9", 80, patience_s=0.1).outcome == "timeout"
 
 
+def namespaces() -> set[str]:
+    """Those of this process: other test runs have their own."""
+    listed = subprocess.run(["ip", "netns"], capture_output=True, check=True, text=True).stdout
+    return {name for name in listed.split() if name.startswith(f"pyproxy-{os.getpid()}-")}
+
+
 def fail_on(lab: Cluster) -> None:
     lab.pods[0].start("sleep", "1000")
     lab.pods[0].serve("TCP", lab.pods[0].v4, 80)
@@ -43,7 +50,7 @@ def fail_on(lab: Cluster) -> None:
 
 
 def test_nothing_is_left_also_after_a_failure() -> None:
-    before = subprocess.run(["ip", "netns"], capture_output=True, check=True).stdout
+    before = namespaces()
     with pytest.raises(ZeroDivisionError), cluster() as lab:
         fail_on(lab)
-    assert subprocess.run(["ip", "netns"], capture_output=True, check=True).stdout == before
+    assert namespaces() == before
