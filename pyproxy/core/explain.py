@@ -7,10 +7,11 @@ looked at, and stop at the first that fails, with one line on how to mend it.
 import difflib
 
 from pyproxy.core import unserved
-from pyproxy.core.decision import decide, is_node, is_pod, source_of, uses_local
+from pyproxy.core.decision import decide, is_node, is_pod, uses_local
 from pyproxy.core.explanation import Check, Explanation, Reason, ref
 from pyproxy.core.selection import why_not_proxied
 from pyproxy.core.slices import merge
+from pyproxy.core.source_address import KEPT, SourceAddress, source_address
 from pyproxy.core.store import Store
 from pyproxy.core.target import AddressTarget, NameTarget, Target
 from pyproxy.core.topology import topology_of
@@ -44,7 +45,7 @@ def _explain_frontend(store: Store, frontend: Frontend, target: AddressTarget) -
         checks.append(_readiness_check(store, backend))
         checks += _policy_checks(frontend, target.client, node, decision.endpoints)
     is_forwarded = decision.action == "forward"
-    sources = {source_of(frontend, target.client, e, node) for e in decision.endpoints}
+    sources = {_source_address(frontend, target.client, e, node).source for e in decision.endpoints}
     if is_forwarded:
         checks.append(_source_check(frontend, target.client, node, decision.endpoints))
     return Explanation(
@@ -206,21 +207,59 @@ def _cluster_check(
 def _source_check(
     frontend: Frontend, client: str, node: NodeView, endpoints: tuple[Endpoint, ...]
 ) -> Check:
-    seen_as_node = [e for e in endpoints if source_of(frontend, client, e, node) == "node"]
-    if not seen_as_node:
+    found = {str(e): _source_address(frontend, client, e, node) for e in endpoints}
+    as_node = {text: at.reason for text, at in found.items() if at.source == "node"}
+    if not as_node:
         return Check("Source", ok=True, detail="the endpoint sees the client's own address")
-    if len(seen_as_node) < len(endpoints):
-        detail = f"{seen_as_node[0]} is the client itself and sees the node's address"
+    reasons = set(as_node.values())
+    if len(as_node) < len(endpoints) or len(reasons) > 1:
+        told = [f"{text} {_WHY_NODE.get(reason, reason)}" for text, reason in as_node.items()]
+        detail = f"{', '.join(told)} and sees the node's address"
         return Check("Source", ok=True, detail=f"{detail}; other endpoints see the client's")
-    if frontend.kind != "ClusterIP" and not frontend.backend.external_local:
-        why = "externalTrafficPolicy is Cluster"
-    elif frontend.kind == "ClusterIP" and node.masquerade_all:
-        why = "masqueradeAll is set"
-    elif all(e.is_local and e.address == client for e in endpoints):
-        why = "the client is the endpoint itself"
+    reason = reasons.pop()
+    if reason == "masqueraded":
+        why = _why_masqueraded(frontend, client, node)
     else:
-        why = f"{client} is {'this node' if is_node(client, node) else 'no pod'}"
+        why = f"the endpoint {_WHY_NODE[reason]}"
     return Check("Source", ok=True, detail=f"the endpoint sees the node's address: {why}")
+
+
+_WHY_NODE: dict[str, str] = {
+    "masqueraded": "is the client itself",  # the one endpoint for which section 8 differs
+    "endpoint_is_node": "is the node itself",
+    "families_differ": "has no use for an address of the other family",
+    "reply_passes_elsewhere": "would reply past this node",
+}
+
+
+def _why_masqueraded(frontend: Frontend, client: str, node: NodeView) -> str:
+    if frontend.kind != "ClusterIP" and not frontend.backend.external_local:
+        return "externalTrafficPolicy is Cluster"
+    if frontend.kind == "ClusterIP" and node.masquerade_all:
+        return "masqueradeAll is set"
+    if is_node(client, node):
+        return f"{client} is this node"
+    if frontend.kind == "ClusterIP" and not is_pod(client, node):
+        return f"{client} is no pod"
+    return "the client is the endpoint itself"
+
+
+def _source_address(
+    frontend: Frontend, client: str, endpoint: Endpoint, node: NodeView
+) -> SourceAddress:
+    """What forwarding does, as far as it can be told from the objects alone.
+
+    Whether a client that is no pod, or of a node whose podCIDRs are not known, is routed to this
+    node is not in them; then kube-proxy's rule stands (8.5: a hairpin is local). And the node's own
+    address is the node's.
+    """
+    found = source_address(frontend, client, endpoint, node)
+    is_known = bool(node.pod_cidrs) and is_pod(client, node)
+    if found.reason in {"client_is_node", "client_is_endpoint"}:
+        return KEPT
+    if found.reason == "reply_passes_elsewhere" and not is_known:
+        return KEPT
+    return found
 
 
 def _count(endpoints: tuple[Endpoint, ...]) -> str:

@@ -61,6 +61,7 @@ def _node_port_addresses(
             for address in local_addresses
             if family_of(address) == family
             and address not in _LINK_LOCAL
+            and (config.localhost_node_ports or not is_loopback(address))  # 6.7
             and (not cidrs or any(address in cidr for cidr in cidrs))
         )
     return tuple(chosen)

@@ -89,7 +89,10 @@ async def load_credentials(settings: CredentialSettings) -> Credentials:
 
 
 def _has_default_kubeconfig() -> bool:
-    return Path(_DEFAULT_KUBECONFIG).expanduser().exists()
+    try:
+        return Path(_DEFAULT_KUBECONFIG).expanduser().exists()
+    except (OSError, RuntimeError):  # a home that cannot be looked into, or none
+        return False
 
 
 def _from_service_account(settings: CredentialSettings) -> Credentials:

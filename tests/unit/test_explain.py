@@ -31,6 +31,8 @@ from tests.support.builders import (
     hinted,
     load_balancer,
     local,
+    make_endpoint,
+    make_node,
     make_port,
     make_service,
     make_slice,
@@ -328,3 +330,47 @@ def test_every_reason_is_documented_and_no_other() -> None:
     text = (Path(__file__).parents[2] / "docs" / "explain.md").read_text(encoding="utf-8")
     documented = re.findall(r"^### `(\w+)`$", text, re.MULTILINE)
     assert sorted(documented) == sorted(REASONS)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "client", "source", "detail"),
+    [
+        pytest.param(
+            make_endpoint(NODE_IP), POD, "node", "the endpoint is the node itself", id="hostNetwork"
+        ),
+        pytest.param(
+            make_endpoint("10.9.9.9", node="node-2"),
+            "10.8.8.8",
+            "node",
+            "the endpoint would reply past this node",
+            id="from a pod elsewhere to a pod elsewhere",
+        ),
+        pytest.param(
+            make_endpoint("10.9.9.9", node="node-2"),
+            POD,
+            "client",
+            "the client's own address",
+            id="from a pod here to a pod elsewhere",
+        ),
+    ],
+)
+def test_the_source_is_the_node_where_the_reply_would_not_come_back(
+    endpoint: Json, client: str, source: str, detail: str
+) -> None:
+    node = make_node(pod_cidrs=["10.0.0.0/24"])
+    answer = explained(make_store(make_service(), make_slice(endpoint), node), VIP, client)
+    assert answer["source"] == source
+    assert detail in answer["checks"][-1]["detail"]
+
+
+def test_without_pod_cidrs_nobody_knows_where_a_pod_is_and_kube_proxys_rule_stands() -> None:
+    far = make_slice(make_endpoint("10.9.9.9", node="node-2"))
+    assert explained(make_store(make_service(), far), VIP, "10.8.8.8")["source"] == "client"
+
+
+def test_endpoints_that_see_the_node_for_several_reasons_are_told_one_by_one() -> None:
+    endpoints = make_slice(make_endpoint(NODE_IP), make_endpoint(LOCAL), make_endpoint("10.3.3.3"))
+    detail = explained(make_store(make_service(), endpoints), VIP, LOCAL)["checks"][-1]["detail"]
+    assert f"{LOCAL}:80 is the client itself" in detail
+    assert f"{NODE_IP}:80 is the node itself" in detail
+    assert "other endpoints see the client's" in detail

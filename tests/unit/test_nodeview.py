@@ -6,7 +6,7 @@ from pyproxy.config import ProxyConfig
 from pyproxy.core.nodeview import primary_addresses, view
 from pyproxy.model.addresses import Cidr, parse_cidr
 from pyproxy.model.node import Node
-from tests.support.builders import node_ports
+from tests.support.builders import node_ports, with_config
 
 LOOPBACK = frozenset({"127.0.0.1", "::1"})
 LOCAL = LOOPBACK | {"192.168.0.2", "192.168.1.2", "10.9.0.1", "fd00::2"}
@@ -114,3 +114,8 @@ def test_the_detect_local_mode_says_what_a_pod_is(
 def test_zone_and_masquerade_all_are_handed_on() -> None:
     found = view(ProxyConfig(masquerade_all=True), NODE, LOCAL)
     assert (found.zone, found.masquerade_all) == ("a", True)
+
+
+def test_localhost_node_ports_can_be_switched_off() -> None:
+    seen = view(with_config(localhost_node_ports=False), None, frozenset({"127.0.0.1", "10.0.0.1"}))
+    assert seen.node_port_addresses == ("10.0.0.1",)
