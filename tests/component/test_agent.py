@@ -267,3 +267,74 @@ async def test_a_taken_metrics_port_is_tried_again_and_stops_nothing(
                 await until(lambda: "metrics" in agent.urls)
                 assert (await get(agent.urls["metrics"] + "/healthz"))[0] == 200
     assert caplog.text.count("metrics cannot listen on") == 1
+
+
+async def test_the_health_check_node_port_counts_ready_endpoints_of_this_node(
+    tmp_path: Path,
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = at(probe)[1]
+
+    def documents(*, ready: bool) -> list[Any]:
+        service = make_service(
+            cluster_ip=new_address(),
+            type="LoadBalancer",
+            externalTrafficPolicy="Local",
+            healthCheckNodePort=port,
+        )
+        return [service, make_slice(make_endpoint("127.0.0.9", ready=ready), make_endpoint("::1"))]
+
+    agents.write(tmp_path / "a.yaml", *documents(ready=True))
+    async with agents.running(agents.settings(tmp_path)) as agent:
+        url = f"http://127.0.0.1:{port}/any/path"
+
+        async def count() -> tuple[int, int]:
+            status, body = await get_json(url)
+            return status, body["localEndpoints"]
+
+        assert await count() == (200, 1)
+        generation = agent.metrics.table_generation
+        agents.write(tmp_path / "a.yaml", *documents(ready=False))
+        await until(lambda: agent.metrics.table_generation > generation)
+        while await count() != (503, 0):
+            await asyncio.sleep(0.01)
+        (tmp_path / "a.yaml").unlink()
+        await until(lambda: agent.metrics.frontends == 0)
+        while True:
+            try:
+                await get_json(url)
+            except aiohttp.ClientConnectorError:
+                break
+
+
+async def test_a_node_port_that_is_taken_is_an_event_on_its_service(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = make_port(VIP_PORT, node_port=at(taken)[1])
+        service = make_service(cluster_ip=new_address(), ports=[port], type="NodePort")
+        agents.write(tmp_path / "a.yaml", service, make_slice("127.0.0.9"))
+        with caplog.at_level("INFO"):
+            async with agents.running(agents.settings(tmp_path)):
+                await until(lambda: "FailedToListen" in caplog.text)
+    said = f"cannot listen on 127.0.0.1:{at_port(port)}/TCP: another process listens there"
+    assert f"event on Service default/web: FailedToListen: {said}" in caplog.text
+
+
+def at_port(port: Any) -> int:
+    number: int = port["nodePort"]
+    return number
+
+
+async def test_changes_of_endpoints_are_timed_from_their_trigger(tmp_path: Path) -> None:
+    key = "endpoints.kubernetes.io/last-change-trigger-time"
+    agents.write(tmp_path / "a.yaml", make_service(cluster_ip=new_address()))
+    async with agents.running(agents.settings(tmp_path)) as agent:
+        found = make_slice("127.0.0.9", annotations={key: "2999-01-01T00:00:00Z"})
+        agents.write(tmp_path / "b.yaml", found)
+        url = agent.urls["metrics"] + "/metrics"
+        while "network_programming_duration_seconds_count 1.0" not in (await get(url))[2]:
+            await asyncio.sleep(0.01)
