@@ -1,1 +1,1 @@
-"""Making packets for the VIPs reach this host: so far, the knowledge of its own addresses."""
+"""Making packets for the VIPs reach this host, and knowing its own addresses."""
