@@ -9,6 +9,7 @@ import pytest
 from pyproxy.core.ruleset import Planner, ruleset
 from pyproxy.core.ruleset_script import TABLE, layout
 from pyproxy.model.service import Protocol
+from pyproxy.model.table import FrontendKey
 from pyproxy.steer.nft import KernelTable, Nft
 from pyproxy.steer.routes import PolicyRoute, RouteError, families
 from tests.support.builders import Json, applied
@@ -102,6 +103,20 @@ def test_datagrams_of_pods_reach_a_socket_that_outlives_its_frontend(
         assert lab.pods[0].ask("UDP", address, 80).outcome == "answer"
         # But nobody new is taken on by TCP, although its listener is there.
         assert lab.pods[0].ask("TCP", address, 80, patience_s=QUIET_S).outcome == "timeout"
+
+
+@pytest.mark.parametrize("address", ["10.96.0.10", "10.96.0.77"])
+def test_who_listens_on_an_interface_is_reached(lab: Cluster, address: str) -> None:
+    """NodeLocal DNSCache has addresses of a ServiceCIDR on an interface: a ClusterIP, or not."""
+    lab.node.ip(f"address add {address}/32 dev lo")
+    lab.node.serve("UDP", address, 53)
+    lab.node.serve("TCP", address, 9253)
+    taken: list[FrontendKey] = [("10.96.0.10", 80, "TCP"), ("10.96.0.10", 80, "UDP")]
+    with SteeringNode(lab, SERVICE, refused=tuple(taken)):
+        for client in clients(lab):
+            assert client.ask("UDP", address, 53).outcome == "answer"
+            assert client.ask("TCP", address, 9253).outcome == "answer"
+            assert client.ask("TCP", address, 54).outcome == "refused"
 
 
 def test_somebody_elses_transparent_listener_takes_nothing_by_our_doing(
