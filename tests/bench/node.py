@@ -1,0 +1,140 @@
+"""A node with 10,000 Services of 10 endpoints: start, one change, memory, descriptors. Needs root.
+
+Store, listeners and steering as an agent has them, in a network namespace; the lists are at hand as
+the API server's bytes, and everything is served by one process.
+"""
+
+import asyncio
+import gc
+import os
+import random
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import uvloop
+
+from pyproxy.app.steered import SteeredForwarder
+from pyproxy.config import ProxyConfig
+from pyproxy.core.balancer import Balancer
+from pyproxy.core.decode import convert
+from pyproxy.core.store import Store
+from pyproxy.forward.forwarder import Forwarder
+from pyproxy.forward.settings import ForwardSettings
+from pyproxy.metrics import Metrics
+from pyproxy.model.events import Applied, Deleted, Listed, key_of
+from pyproxy.steer.nft import Nft
+from pyproxy.steer.reconciler import Steering, SteerSettings
+from pyproxy.steer.routes import PolicyRoute
+from tests.bench.store import SERVICES, listed, lists, service_json, slice_json
+from tests.support.netns import Host
+
+CHANGES = 60
+STEER = SteerSettings()
+
+
+class Node:
+    """What an agent puts together for forwarding and steering."""
+
+    def __init__(self) -> None:
+        self.store = Store(ProxyConfig(node_name="node-1"), frozenset({"127.0.0.1"}))
+        self.metrics = Metrics()
+        settings = ForwardSettings(transparent=True)
+        self.forwarder = Forwarder(settings, Balancer(random.random), self.metrics, time.monotonic)
+        route = PolicyRoute(STEER.mark, STEER.route_table, STEER.rule_priority)
+        steering = Steering(Nft(), route, STEER)
+        self.steered = SteeredForwarder(self.forwarder, steering, self.metrics)
+
+    async def update(self) -> None:
+        await self.steered.update(self.store.table())
+
+
+async def start(services: bytes, slices: bytes) -> tuple[Node, float]:
+    """From the lists' bytes to the last steered VIP; seconds."""
+    began = time.perf_counter()
+    node = Node()
+    await node.steered.start()
+    node.store.apply(listed("services", services))
+    node.store.apply(listed("endpointslices", slices))
+    node.store.apply(Listed("nodes", ()))
+    node.store.apply(Listed("servicecidrs", ()))
+    await node.update()
+    return node, time.perf_counter() - began
+
+
+async def service_changes_ms(node: Node) -> list[float]:
+    """One Service added or removed, with its endpoints: from the event to the kernel."""
+    times = []
+    for number in range(SERVICES, SERVICES + CHANGES // 2):
+        service, found = (
+            convert("services", service_json(number)),
+            convert("endpointslices", slice_json(number)),
+        )
+        node.store.apply(Applied("endpointslices", found))
+        for event in (Applied("services", service), Deleted("services", key_of(service))):
+            began = time.perf_counter()
+            node.store.apply(event)
+            await node.update()
+            times.append((time.perf_counter() - began) * 1e3)
+    return times
+
+
+async def endpoint_changes_ms(node: Node) -> tuple[list[float], int]:
+    """One endpoint less, and back: the time, and the transactions that it took."""
+    times, before = [], node.metrics.steering.transactions
+    for number in range(CHANGES):
+        data = slice_json(number // 2)
+        if number % 2 == 0:
+            data["endpoints"] = data["endpoints"][:-1]
+        event = Applied("endpointslices", convert("endpointslices", data))
+        began = time.perf_counter()
+        node.store.apply(event)
+        await node.update()
+        times.append((time.perf_counter() - began) * 1e3)
+    return times, node.metrics.steering.transactions - before
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+async def measure() -> None:
+    services, slices = lists()
+    gc.collect()
+    before_mb = resident_mb()
+    node, start_s = await start(services, slices)
+    del services, slices
+    gc.collect()
+    gc.freeze()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    changed = await service_changes_ms(node)
+    endpoint, transactions = await endpoint_changes_ms(node)
+    print(f"node, {SERVICES:,} Services x 10 endpoints, steered, one process")
+    print(f"  lists at hand to all steered   {start_s:8.2f} s")
+    print(f"  one Service more or less       {statistics.median(changed):8.1f} ms, median")
+    print(f"  one endpoint more or less      {statistics.median(endpoint):8.2f} ms, median")
+    print(f"  transactions for {CHANGES} of those   {transactions:8d}")
+    print(f"  memory for all of it           {resident_mb() - before_mb:8.1f} MB resident, about")
+    print(f"  descriptors                    {descriptors:8,}")
+    node.forwarder.close()
+
+
+def main() -> None:
+    """Print the figures."""
+    if os.geteuid():
+        print("node: left out, it needs root for a network namespace")
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    host = Host("bench")
+    try:
+        with host.entered(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(measure())
+    finally:
+        host.close()
+
+
+if __name__ == "__main__":
+    main()
