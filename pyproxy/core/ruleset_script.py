@@ -16,7 +16,7 @@ without a fresh SYN are told apart:
   kept for as long as connections use it, in the sets `retired`.
 
 Datagrams do not tell a new client from an old one: the verdict map is asked for each of them. Where
-it has no word (any more), those that come in at prerouting are steered if a socket of ours is there.
+it has no word (any more), those at prerouting are steered if a socket of ours is there.
 
 Connection tracking is left as it is found. With `notrack`, somebody else's masquerading would not
 see the packets to endpoints outside of the cluster, which need it.

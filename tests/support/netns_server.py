@@ -5,7 +5,7 @@ import selectors
 import socket
 import threading
 
-from pyproxy.model.service import Protocol as Protocol  # noqa: PLC0414  re-exported
+from pyproxy.model.service import Protocol
 
 # Not in the socket module of Python 3.11 (linux/in.h, linux/in6.h).
 IP_TRANSPARENT = 19
