@@ -312,3 +312,75 @@ def test_without_the_capability_it_says_what_is_missing(tmp_path: Path) -> None:
         said = process.stderr.read()
         assert "CAP_NET_ADMIN" in said
         assert "Traceback" not in said
+
+
+def test_a_network_policy_that_admits_one_pod_admits_it_through_the_cluster_ip(
+    tmp_path: Path,
+) -> None:
+    with cluster("routed", pods=3) as lab:
+        friend, stranger, guarded = lab.pods
+        for family in FAMILIES:
+            for protocol in PROTOCOLS:
+                guarded.serve(protocol, guarded.address(family), POD_PORT)
+        # What a network plugin enforces: packets to the pod, from that client alone.
+        guarded.run(
+            "nft",
+            "-f",
+            "-",
+            stdin=f"""table inet guard {{ chain c {{ type filter hook input priority 0;
+                ip saddr != {friend.v4} drop
+                ip6 saddr != {friend.v6} meta l4proto {{ tcp, udp }} drop
+            }}; }}""",
+        )
+        manifests = tmp_path / "manifests"
+        manifests.mkdir()
+        config = tmp_path / "config.yaml"
+        config.write_text(CONFIG)
+        networks = list(lab.nodes[0].pod_networks)
+        node = make_node(lab.node.name, addresses=[lab.node.v4, lab.node.v6], pod_cidrs=networks)
+        agents.write(manifests / "all.yaml", node, *dual(lab, 1, guarded))
+        start(lab.node, config, manifests)
+        vips = [address_of(1, "cluster", family, lab) for family in FAMILIES]
+        asked = [
+            Question(pod, p, *vip, patience_s=8.0 if pod is friend else QUIET_S)
+            for pod in (friend, stranger)
+            for p in PROTOCOLS
+            for vip in vips
+        ]
+        outcomes = [reply.outcome for reply in ask_all(asked)]
+        assert outcomes[:4] == ["answer"] * 4
+        # TCP may be told that no endpoint could be connected; what matters is that none answered.
+        assert "answer" not in outcomes[4:]
+
+
+def test_beside_another_proxy_only_labelled_services_are_touched(tmp_path: Path) -> None:
+    with cluster("routed") as lab:
+        pod, other = lab.pods
+        for protocol in PROTOCOLS:
+            other.serve(protocol, other.v4, POD_PORT)
+        ours, *our_slices = dual(lab, 1, other)
+        theirs, *their_slices = dual(lab, 2, other)
+        label = "service.kubernetes.io/service-proxy-name"
+        ours["metadata"]["labels"] = {label: "mine"}
+        node = make_node(lab.node.name, addresses=[lab.node.v4], pod_cidrs=["10.244.1.0/24"])
+        cidrs = make_service_cidr("10.96.0.0/16")
+        manifests = tmp_path / "manifests"
+        manifests.mkdir()
+        config = tmp_path / "config.yaml"
+        config.write_text(CONFIG + "serviceProxyName: mine\n")
+        agents.write(manifests / "all.yaml", node, cidrs, ours, *our_slices, theirs, *their_slices)
+        # The other proxy: a rule of its own that answers for the Service that is not ours.
+        theirs_at = address_of(2, "cluster", "IPv4", lab)[0]
+        lab.node.run(
+            "nft",
+            "-f",
+            "-",
+            stdin=f"""table ip other {{ chain c {{ type nat hook prerouting priority -100;
+                ip daddr {theirs_at} tcp dport {PORT} dnat to {other.v4}:{POD_PORT}
+            }}; }}""",
+        )
+        before = lab.node.run("nft", "list", "table", "ip", "other")
+        start(lab.node, config, manifests)
+        assert pod.ask("TCP", *address_of(1, "cluster", "IPv4", lab)).outcome == "answer"
+        assert pod.ask("TCP", theirs_at, PORT).outcome == "answer"
+        assert lab.node.run("nft", "list", "table", "ip", "other") == before
