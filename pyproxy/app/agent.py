@@ -171,7 +171,9 @@ class Agent:
         }
         if self._steered is not None:
             inputs["the keeper of steering"] = self._steered.keep(settings.sync_period_s)
-            inputs["the follower of listeners"] = self._steered.follow_listeners(pipeline.request)
+            inputs["the follower of listeners"] = self._steered.follow_listeners(
+                pipeline.listening_changed
+            )
         if self._bridge is not None:
             inputs["the follower of bridges"] = self._bridge.follow(pipeline.set_bridge_opaque)
         if settings.config_file is not None:

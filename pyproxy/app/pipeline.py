@@ -7,7 +7,7 @@ then say that it is done (health, latency), then the health-check node ports.
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 from pyproxy.aio.pacer import Pacer
@@ -59,6 +59,8 @@ class Pipeline:
         # What must be known before the first update, beside the source's lists.
         self._awaited = {"addresses"}
         self._has_served = False
+        # Where the store's table may differ from the one that is served; None: anywhere.
+        self._touched: set[FrontendKey] | None = None
         self._request: Callable[[], None] = lambda: None
 
     def pacer(self, *, min_interval_s: float, retry_s: float) -> Pacer:
@@ -89,6 +91,12 @@ class Pipeline:
         self._awaited.discard("bridge")
         self._changed(self._store.set_bridge_opaque(is_opaque=is_opaque))
 
+    def listening_changed(self, keys: Collection[FrontendKey]) -> None:
+        """Take in that other frontends are listened on than before."""
+        if self._touched is not None:
+            self._touched.update(keys)
+        self.request()
+
     def request(self) -> None:
         """Ask for an update, if the table is whole."""
         # A partial table would refuse clients of what is yet to come (17.1).
@@ -98,11 +106,16 @@ class Pipeline:
 
     async def update(self) -> None:
         """Serve the newest table. Raises PyproxyError when it could not be done."""
-        table = self._store.table()
-        if self._steered is not None:
-            await self._steered.update(table)
-        else:
-            self._forwarder.update(table)
+        table, touched = self._store.table(), self._touched
+        self._touched = set()
+        try:
+            if self._steered is not None:
+                await self._steered.update(table, touched)
+            else:
+                self._forwarder.update(table, touched)
+        except Exception:
+            self._touched = None  # not sure what was done: the next update looks everywhere
+            raise
         now = datetime.now(UTC)
         for seconds in self._latency.programmed(now):
             self._metrics.programming_latency.observe(seconds)
@@ -122,6 +135,8 @@ class Pipeline:
             log.warning("%s", note)
         if len(changes.notes) > MAX_NOTES:
             log.warning("and %d more notes of this kind", len(changes.notes) - MAX_NOTES)
+        if self._touched is not None:
+            self._touched.update(changes.frontends)
         if changes.is_visible or needs_update or not self._has_served:
             self.request()
 

@@ -7,7 +7,7 @@ the same transaction. Nothing is torn down at the end: a restart takes over what
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 
 from pyproxy.core.ruleset import Planner
 from pyproxy.errors import PyproxyError
@@ -22,6 +22,22 @@ log = logging.getLogger(__name__)
 LISTENING_INTERVAL_S = 2.0
 
 
+class _Listening(Collection[FrontendKey]):
+    """The frontends that are listened on, as they are now: a copy would cost with each update."""
+
+    def __init__(self, forwarder: Forwarder) -> None:
+        self._forwarder = forwarder
+
+    def __contains__(self, key: object) -> bool:
+        return self._forwarder.is_listening(key)  # type: ignore[arg-type]  # a key or not
+
+    def __iter__(self) -> Iterator[FrontendKey]:
+        return iter(self._forwarder.listening())
+
+    def __len__(self) -> int:
+        return len(self._forwarder.listening())
+
+
 class SteeredForwarder:
     """A forwarder, and the steering of its frontends."""
 
@@ -30,31 +46,36 @@ class SteeredForwarder:
         self._steering = steering
         self._counts = metrics.steering
         self._planner = Planner()
-        self._listening: frozenset[FrontendKey] = frozenset()
+        self._listening = _Listening(forwarder)
 
     async def start(self) -> None:
         """See that steering is possible. Raises PyproxyError that says what is missing."""
         await self._steering.start()
 
-    async def update(self, table: VipTable) -> None:
+    async def update(self, table: VipTable, touched: Collection[FrontendKey] | None = None) -> None:
         """Forward and steer by this table.
 
+        touched: where it, or what is listened on, may differ from the last one; None: anywhere.
         Raises PyproxyError when the kernel refuses; then nothing that is steered lost its listener.
         """
-        self._forwarder.extend(table)
-        self._listening = self._forwarder.listening()
+        self._forwarder.extend(table, touched)
         try:
-            await self._steering.apply(self._planner.plan(table, self._listening))
+            await self._steering.apply(self._planner.plan(table, self._listening, touched))
         finally:
             self._count()
         self._forwarder.retire()
 
-    async def follow_listeners(self, changed: Callable[[], None]) -> None:
-        """Call back when a frontend was bound, or lost, without a new table; until cancelled."""
+    async def follow_listeners(self, changed: Callable[[Collection[FrontendKey]], None]) -> None:
+        """Call back with the frontends that were bound, or lost, since the last look.
+
+        Most of them by an update, and known; but a port that was taken is bound without one.
+        """
+        known = self._forwarder.listening()
         while True:
             await asyncio.sleep(LISTENING_INTERVAL_S)
-            if self._forwarder.listening() != self._listening:
-                changed()
+            before, known = known, self._forwarder.listening()
+            if known != before:
+                changed(known ^ before)
 
     async def keep(self, sync_period_s: float) -> None:
         """Mend now and then what others changed of ours, until cancelled."""

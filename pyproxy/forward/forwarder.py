@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from pyproxy.core.balancer import Balancer
@@ -70,12 +70,15 @@ class Forwarder:
         """UDP flows that are open now."""
         return len(self._udp.flows)
 
-    def update(self, table: VipTable) -> None:
-        """Forward by this table from now on. Live connections and flows are left alone."""
-        self.extend(table)
+    def update(self, table: VipTable, touched: Collection[FrontendKey] | None = None) -> None:
+        """Forward by this table from now on. Live connections and flows are left alone.
+
+        touched: where it may differ from the last one; None: anywhere.
+        """
+        self.extend(table, touched)
         self.retire()
 
-    def extend(self, table: VipTable) -> None:
+    def extend(self, table: VipTable, touched: Collection[FrontendKey] | None = None) -> None:
         """Forward by this table, but keep listening on what it does not want until `retire`.
 
         Between the two, steering follows: so each listener is up before its address is steered, and
@@ -85,7 +88,7 @@ class Forwarder:
         if self._is_stopping:
             return
         self._dialler.node = table.node
-        gone, new = changes(self._frontends, table.frontends)
+        gone, new = changes(self._frontends, table.frontends, touched)
         previous, self._frontends = self._frontends, table.frontends
         self._bindings.serve([frontend for frontend in new if may_forward(frontend)])
         for frontend in gone:
@@ -108,6 +111,10 @@ class Forwarder:
         self._unwanted.clear()
         gone, self._gone = self._gone, {}
         self._release(gone.values())
+
+    def is_listening(self, key: FrontendKey) -> bool:
+        """Whether a frontend takes new clients now."""
+        return self._tcp.has(key) or self._udp.has(key)
 
     def listening(self) -> frozenset[FrontendKey]:
         """The frontends that take new clients now."""
@@ -178,20 +185,23 @@ class Forwarder:
 
 
 def changes(
-    old: Mapping[FrontendKey, Frontend], new: Mapping[FrontendKey, Frontend]
+    old: Mapping[FrontendKey, Frontend],
+    new: Mapping[FrontendKey, Frontend],
+    touched: Collection[FrontendKey] | None = None,
 ) -> tuple[list[Frontend], list[Frontend]]:
     """Return the frontends that are gone, and those that are new or not what they were.
 
-    A table shares with its predecessor what did not change, so nearly all is the same object:
-    10,000 frontends take half a millisecond.
+    touched: where the two may differ; None: anywhere. A table shares with its predecessor what did
+    not change, so nearly all is the same object: 10,000 frontends take a few milliseconds.
     """
     if old is new:
         return [], []
-    gone = [frontend for key, frontend in old.items() if key not in new]
+    keys = old.keys() | new.keys() if touched is None else touched
+    gone = [old[key] for key in keys if key in old and key not in new]
     changed = [
-        frontend
-        for key, frontend in new.items()
-        if (known := old.get(key)) is not frontend and known != frontend
+        new[key]
+        for key in keys
+        if key in new and (known := old.get(key)) is not new[key] and known != new[key]
     ]
     return gone, changed
 

@@ -134,6 +134,10 @@ class TcpListeners:
         """The frontends that are listened on."""
         return list(self._listeners)
 
+    def has(self, key: "FrontendKey") -> bool:
+        """Whether a frontend is listened on."""
+        return key in self._listeners
+
     def serve(self, frontend: "Frontend") -> None:
         """Listen, or change where it leads. Raises OSError when it cannot be bound."""
         listener = self._listeners.get(frontend.key)

@@ -144,6 +144,11 @@ class UdpServer:
         """The frontends that take new clients."""
         return [key for key, frontend in self._frontends.items() if not frontend.is_retired]
 
+    def has(self, key: "FrontendKey") -> bool:
+        """Whether a frontend takes new clients."""
+        frontend = self._frontends.get(key)
+        return frontend is not None and not frontend.is_retired
+
     def serve(self, frontend: "Frontend") -> None:
         """Bind a frontend, or change where it leads. Raises OSError when it cannot be bound."""
         known = self._frontends.get(frontend.key)
