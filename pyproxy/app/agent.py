@@ -50,7 +50,7 @@ _Tasks = dict[str, Coroutine[Any, Any, None]]  # by what to call them
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent is set to. Times are seconds.
 
-    config_file: a change of it ends the agent (20.2).
+    config_file: a change of it ends the agent (20.2). configz: what /configz answers.
     manifests: files and directories to read; empty: the API server is watched, as `api` says.
     steer: how packets for addresses that this host does not have are brought here; None: not at
     all.
@@ -62,6 +62,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     proxy: ProxyConfig
     config_file: str | None = None
+    configz: dict[str, Any] = {}
     manifests: tuple[str, ...] = ()
     api: ApiServerSettings = ApiServerSettings()
     forward: ForwardSettings = ForwardSettings()
@@ -144,7 +145,7 @@ class Agent:
 
     def _http_ports(self) -> _Tasks:
         metrics, health = self._settings.metrics, self._settings.health
-        metrics_routes = web.metrics_routes(registry(self.metrics))
+        metrics_routes = web.metrics_routes(registry(self.metrics), self._settings.configz)
         health_routes = web.health_routes(self.health, self.metrics, self.detail)
         return {
             "the metrics port": self._serve("metrics", metrics, metrics_routes),

@@ -28,8 +28,10 @@ PROXY_MODE = "userspace"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def metrics_routes(registry: CollectorRegistry) -> dict[str, Handler]:
-    """The paths of the metrics port."""
+def metrics_routes(
+    registry: CollectorRegistry, configuration: Mapping[str, Any]
+) -> dict[str, Handler]:
+    """The paths of the metrics port. configuration: what /configz answers."""
 
     async def metrics(request: web.Request) -> web.Response:
         encoder, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
@@ -43,7 +45,15 @@ def metrics_routes(registry: CollectorRegistry) -> dict[str, Handler]:
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok")  # that this port answers; the health port tells the rest
 
-    return {"/metrics": metrics, "/proxyMode": proxy_mode, "/healthz": healthz}
+    async def configz(_: web.Request) -> web.Response:
+        return _json(200, configuration)
+
+    return {
+        "/metrics": metrics,
+        "/proxyMode": proxy_mode,
+        "/configz": configz,
+        "/healthz": healthz,
+    }
 
 
 def health_routes(
@@ -55,12 +65,7 @@ def health_routes(
         metrics.health_answers[request.path, status] += 1
         if "verbose" in request.query:
             body = {**body, **detail()}
-        return web.Response(
-            text=json.dumps(body),
-            status=status,
-            content_type="application/json",
-            headers={"X-Content-Type-Options": "nosniff"},
-        )
+        return _json(status, body)
 
     async def healthz(request: web.Request) -> web.Response:
         return answer(request, *health.healthz(datetime.now(UTC)))
@@ -69,6 +74,15 @@ def health_routes(
         return answer(request, *health.livez(datetime.now(UTC)))
 
     return {"/healthz": healthz, "/livez": livez}
+
+
+def _json(status: int, body: Mapping[str, Any]) -> web.Response:
+    return web.Response(
+        text=json.dumps(body),
+        status=status,
+        content_type="application/json",
+        headers={"X-Content-Type-Options": "nosniff"},
+    )
 
 
 async def serve(

@@ -239,10 +239,13 @@ async def test_metrics_count_by_service_and_go_with_it(tmp_path: Path) -> None:
 
 
 async def test_the_metrics_port_answers_what_kube_proxy_s_does(tmp_path: Path) -> None:
-    async with agents.running(agents.settings(tmp_path)) as agent:
+    settings = agents.settings(tmp_path, configz={"pyproxy.io": {"steer": "none"}})
+    async with agents.running(settings) as agent:
         url = agent.urls["metrics"]
         assert (await get(url + "/proxyMode"))[::2] == (200, "userspace")
         assert (await get(url + "/healthz"))[::2] == (200, "ok")
+        status, body = await get_json(url + "/configz")
+        assert (status, body) == (200, {"pyproxy.io": {"steer": "none"}})
         _, kind, text = await get(url + "/metrics", accept="application/openmetrics-text")
         assert kind.startswith("application/openmetrics-text")
         assert text.endswith("# EOF\n")
