@@ -116,8 +116,6 @@ class Agent:
         """Serve until asked to stop, then drain. Raises PyproxyError when it cannot go on."""
         _raise_descriptor_limit()
         try:
-            if self._steered is not None:
-                await self._steered.start()
             async with asyncio.TaskGroup() as group:
                 ports = _start(group, self._http_ports())
                 inputs = _start(group, self._inputs())

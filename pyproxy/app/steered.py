@@ -47,10 +47,7 @@ class SteeredForwarder:
         self._counts = metrics.steering
         self._planner = Planner()
         self._listening = _Listening(forwarder)
-
-    async def start(self) -> None:
-        """See that steering is possible. Raises PyproxyError that says what is missing."""
-        await self._steering.start()
+        self._has_route = False
 
     async def update(self, table: VipTable, touched: Collection[FrontendKey] | None = None) -> None:
         """Forward and steer by this table.
@@ -59,6 +56,9 @@ class SteeredForwarder:
         Raises PyproxyError when the kernel refuses; then nothing that is steered lost its listener.
         """
         self._forwarder.extend(table, touched)
+        if not self._has_route:  # not before there is something to steer
+            await self._steering.start()
+            self._has_route = True
         try:
             await self._steering.apply(self._planner.plan(table, self._listening, touched))
         finally:

@@ -55,14 +55,15 @@ async def _findings(arguments: argparse.Namespace) -> "list[Finding]":
     from pyproxy.cli.settings import read_configuration
     from pyproxy.core.apiservers import ApiServers
     from pyproxy.errors import ConfigError
-    from pyproxy.ops.check import ThisMachine, api_findings, no_credentials, node_findings
+    from pyproxy.ops.check import Steer, ThisMachine, api_findings, no_credentials, node_findings
     from pyproxy.source.client import ApiClient
     from pyproxy.source.credentials import CredentialSettings
     from pyproxy.steer.nft import OLDEST
 
     configuration = read_configuration(arguments.config)
-    by_file = configuration.pyproxy.steer if arguments.config else "nft"
-    steer, mark = arguments.steer or by_file, configuration.pyproxy.steering.mark
+    asked = arguments.steer or configuration.pyproxy.steer
+    steer: Steer = "none" if asked == "none" else "nft"
+    mark = configuration.pyproxy.steering.mark
     findings = await node_findings(ThisMachine(), steer, OLDEST, mark)
     credentials = CredentialSettings(
         kubeconfig=arguments.kubeconfig or configuration.kubeconfig,

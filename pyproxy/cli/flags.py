@@ -161,9 +161,9 @@ FORWARDING = (
     Flag(
         "steer",
         ("pyproxy.steer",),
-        "none: listen on this host's addresses (the default); nft: bring packets for all Services"
-        " here by nftables and a policy route; takes CAP_NET_ADMIN",
-        choices=("none", "nft"),
+        "none: listen on this host's addresses; nft: bring packets for all Services here by"
+        " nftables and a policy route, which takes CAP_NET_ADMIN; auto: nft if that is there",
+        choices=("auto", "none", "nft"),
     ),
     Flag(
         "source-address",

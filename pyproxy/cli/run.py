@@ -1,15 +1,18 @@
 """`pyproxy run`: serve the Services of a cluster, or of manifest files, on this host."""
 
 import argparse
+import logging
 from typing import TYPE_CHECKING, Any
 
 from pyproxy.cli import flags
-from pyproxy.errors import ConfigError
+from pyproxy.errors import ConfigError, PyproxyError
 
 if TYPE_CHECKING:
     from pyproxy.app.agent import AgentSettings
     from pyproxy.config import Configuration, ProxyConfig
     from pyproxy.forward.settings import ForwardSettings
+
+log = logging.getLogger(__name__)
 
 _EPILOG = """\
 sources, one of:
@@ -17,9 +20,10 @@ sources, one of:
   --kubeconfig FILE       the API server that a kubeconfig names
   (neither)               the API server of the cluster that this pod runs in
 
-Flags go before the configuration file. Without root, only addresses that this host has already can
-be listened on. ExternalName Services need no proxy: the cluster's DNS answers for them. SCTP is not
-supported.
+Flags go before the configuration file. As root it steers the addresses of all Services here; what
+it puts into the kernel for that stays until `pyproxy cleanup`. Without root, or with --steer none,
+it listens on the addresses that this host has already. ExternalName Services need no proxy: the
+cluster's DNS answers for them. SCTP is not supported.
 
 exit status: 0 asked to stop; 1 it could not go on, or was asked twice; 2 wrong usage or unreadable
 configuration
@@ -86,7 +90,7 @@ def settings(arguments: argparse.Namespace, configuration: "Configuration") -> "
         raise ConfigError("--manifests and --kubeconfig or --master: choose one source")
     proxy = _proxy_config(configuration)
     own = configuration.pyproxy
-    is_steered = own.steer == "nft"
+    is_steered = _is_steered(configuration)
     return AgentSettings(
         proxy=proxy,
         config_file=arguments.config,
@@ -113,6 +117,22 @@ def configz(configuration: "Configuration") -> dict[str, Any]:
     """What /configz answers: each document under its API group (PARITY 14.4)."""
     documents = configuration.documents()
     return {document["apiVersion"].partition("/")[0]: document for document in documents}
+
+
+def _is_steered(configuration: "Configuration") -> bool:
+    """Whether to steer. Raises ConfigError where it is asked for and cannot be."""
+    from pyproxy.steer.permission import why_not
+
+    wanted = configuration.pyproxy.steer
+    if wanted == "none":
+        return False
+    missing = why_not()
+    if missing is None:
+        return True
+    if wanted == "nft":
+        raise PyproxyError(f"{missing}; or run with --steer none")
+    log.info("listening on this host's addresses only (--steer none): %s", missing)
+    return False
 
 
 def _forward(configuration: "Configuration", *, is_steered: bool) -> "ForwardSettings":

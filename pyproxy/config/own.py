@@ -39,12 +39,13 @@ class PyproxyConfiguration(Section, frozen=True):
     """The document. A field that is null has its default."""
 
     steer: Annotated[
-        Literal["none", "nft"],
+        Literal["auto", "none", "nft"],
         Doc(
             "How packets come to pyproxy. `none`: it listens on the addresses that this host has."
             " `nft`: an nftables table and a policy route bring it those of all Services."
+            " `auto`: `nft` where the process has the capability NET_ADMIN and the command nft."
         ),
-    ] = "none"
+    ] = "auto"
     steering: Steering = Steering()
     source_address: Annotated[
         Literal["auto", "node"],

@@ -55,7 +55,6 @@ async def start(services: bytes, slices: bytes) -> tuple[Node, float]:
     """From the lists' bytes to the last steered VIP; seconds."""
     began = time.perf_counter()
     node = Node()
-    await node.steered.start()
     node.store.apply(listed("services", services))
     node.store.apply(listed("endpointslices", slices))
     node.store.apply(Listed("nodes", ()))

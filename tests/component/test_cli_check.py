@@ -110,6 +110,7 @@ def test_the_configuration_file_names_kubeconfig_and_steering(
     config.write_text(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
         f"clientConnection: {{kubeconfig: {kubeconfig}}}\n"
+        "---\napiVersion: pyproxy.io/v1alpha1\nkind: PyproxyConfiguration\nsteer: none\n"
     )
     assert run(["check", "--config", str(config), "-o", "json"]) == 0
     assert "nft" not in findings(capsys.readouterr().out)

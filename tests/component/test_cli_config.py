@@ -59,7 +59,7 @@ def test_validate_tells_every_fault(path: Path, capsys: pytest.CaptureFixture[st
     path.write_text(FILE + "steer: x\nworkers: 9\n")
     assert run(["config", "validate", str(path)]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"pyproxy: {path}: steer: 'x' is none of none, nft",
+        f"pyproxy: {path}: steer: 'x' is none of auto, none, nft",
         f"pyproxy: {path}: workers: 9 is more than 0",
     ]
 

@@ -310,7 +310,8 @@ def test_without_the_capability_it_says_what_is_missing(tmp_path: Path) -> None:
         assert process.wait(timeout=60) == 1
         assert process.stderr is not None
         said = process.stderr.read()
-        assert "CAP_NET_ADMIN" in said
+        assert "steering needs CAP_NET_ADMIN" in said
+        assert "--steer none" in said
         assert "Traceback" not in said
 
 

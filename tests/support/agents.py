@@ -114,6 +114,7 @@ class Process:
 def process(*arguments: str) -> Iterator[Process]:
     """`pyproxy run` with free HTTP ports, killed at the end."""
     ports = ["--metrics-bind-address", "127.0.0.1:0", "--healthz-bind-address", "127.0.0.1:0"]
+    ports += ["--steer", "none"]  # this machine's kernel is not the tests'
     started = Process(*ports, *arguments)
     try:
         yield started

@@ -9,6 +9,7 @@ from pyproxy.cli.run import configz, settings
 from pyproxy.config import Configuration, HostPort, parse_config
 from pyproxy.errors import ConfigError
 from pyproxy.model.addresses import parse_cidr
+from pyproxy.steer.permission import why_not
 
 FILE = """
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
@@ -81,6 +82,7 @@ def test_flags_are_checked_together_as_fields_are() -> None:
         applied("--connect-timeout", "2", "--connect-deadline", "1")
 
 
+@pytest.mark.skipif(why_not() is not None, reason=f"{why_not()}")
 def test_steering_makes_listeners_transparent_and_keeps_sources() -> None:
     steered = agent_settings("--steer", "nft")
     assert steered.forward.transparent
@@ -92,7 +94,7 @@ def test_steering_makes_listeners_transparent_and_keeps_sources() -> None:
 
 
 def test_without_steering_nothing_is_transparent() -> None:
-    plain = agent_settings()
+    plain = agent_settings("--steer", "none")
     assert plain.steer is None
     assert not plain.forward.transparent
     assert plain.forward.source_address == "node"
@@ -100,7 +102,7 @@ def test_without_steering_nothing_is_transparent() -> None:
 
 def test_times_of_udp_flows_come_from_the_flags_and_zero_is_the_default() -> None:
     forward = agent_settings(
-        "--conntrack-udp-timeout", "7", "--conntrack-udp-timeout-stream", "0"
+        "--steer", "none", "--conntrack-udp-timeout", "7", "--conntrack-udp-timeout-stream", "0"
     ).forward
     assert forward.udp_unreplied_timeout_s == 7.0
     assert forward.udp_replied_timeout_s == 120.0

@@ -100,7 +100,7 @@ def test_a_fault_names_field_and_value(text: str, fault: str) -> None:
     ("text", "fault"),
     [
         ("workers: 2", "workers: 2 is more than 0"),
-        ("steer: iptables", "steer: 'iptables' is none of none, nft"),
+        ("steer: iptables", "steer: 'iptables' is none of auto, none, nft"),
         ("steering: {mark: 0}", "steering.mark: 0 is less than 1"),
         ("steering: {mark: 4294967296}", "steering.mark: 4294967296 is more than 4294967295"),
         ("steering: {mark: 0x3}", "steering.mark: 3 is not one bit, such as 0x100000"),
