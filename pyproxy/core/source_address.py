@@ -71,6 +71,8 @@ def _why_not(client: str, endpoint: Endpoint, node: NodeView) -> SourceReason | 
     client_is_here = any(client in network for network in node.pod_cidrs)
     if not (endpoint.is_local or client_is_here):
         return "reply_passes_elsewhere"
-    if endpoint.is_local and client_is_here and node.is_bridge_opaque:
+    # Where no podCIDRs are known, any client may be on the endpoint's bridge.
+    may_be_here = client_is_here or not node.pod_cidrs
+    if endpoint.is_local and may_be_here and node.is_bridge_opaque:
         return "endpoint_on_same_bridge"
     return None

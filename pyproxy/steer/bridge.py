@@ -30,6 +30,7 @@ from pyproxy.steer.notices import ADDRESSES, LINKS, notices
 log = logging.getLogger(__name__)
 
 TABLE = "bridge pyproxy"
+_RT_SCOPE_UNIVERSE = 0  # rtnetlink(7)
 RETRY_S = 30.0
 # Links come and go in bursts; one reading serves a burst.
 SETTLE_S = 0.05
@@ -60,6 +61,7 @@ class Runner(Protocol):
 def pod_bridges(pod_cidrs: Sequence[Cidr]) -> tuple[Bridge, ...]:
     """Read the bridges with an address of these networks: pods have it as their gateway.
 
+    Without any networks (the Node has no podCIDRs, or cannot be read) pods may be on every bridge.
     It waits for the kernel: call it in a thread.
     """
     from pyroute2 import IPRoute  # takes 70 ms to import, and only an agent needs it
@@ -68,7 +70,9 @@ def pod_bridges(pod_cidrs: Sequence[Cidr]) -> tuple[Bridge, ...]:
     with IPRoute() as netlink:
         for message in netlink.get_addr():
             address = parse_address(message.get_attr("IFA_ADDRESS"))
-            if any(address in cidr for cidr in pod_cidrs):
+            if message["scope"] != _RT_SCOPE_UNIVERSE:
+                continue  # a link-local address is nobody's gateway
+            if not pod_cidrs or any(address in cidr for cidr in pod_cidrs):
                 network = parse_cidr(f"{address}/{message['prefixlen']}")
                 networks.setdefault(message["index"], []).append(network)
         return tuple(

@@ -385,3 +385,21 @@ def test_beside_another_proxy_only_labelled_services_are_touched(tmp_path: Path)
         assert pod.ask("TCP", *address_of(1, "cluster", "IPv4", lab)).outcome == "answer"
         assert pod.ask("TCP", theirs_at, PORT).outcome == "answer"
         assert lab.node.run("nft", "list", "table", "ip", "other") == before
+
+
+@pytest.mark.parametrize("wire", wires())
+def test_without_pod_cidrs_pods_of_one_node_still_reach_each_other_as_themselves(
+    wire: Wire, tmp_path: Path
+) -> None:
+    with cluster(wire) as lab:
+        pod, other = lab.pods
+        other.serve("TCP", other.v4, POD_PORT)
+        manifests = tmp_path / "manifests"
+        manifests.mkdir()
+        config = tmp_path / "config.yaml"
+        config.write_text(CONFIG)
+        node = make_node(lab.node.name, addresses=[lab.node.v4])
+        agents.write(manifests / "all.yaml", node, *dual(lab, 1, other))
+        start(lab.node, config, manifests)
+        vip = address_of(1, "cluster", "IPv4", lab)
+        assert pod.ask("TCP", *vip) == Reply("answer", pod.v4)

@@ -153,3 +153,12 @@ def test_without_the_rule_the_reply_would_not_be_seen() -> None:
             sock.bind((client.v4, FIRST_PORT))
             with pytest.raises(OSError):  # noqa: PT011  # a time-out, or the client's own refusal
                 sock.connect((endpoint.v4, PORT))
+
+
+@pytest.mark.parametrize("wire", ["routed", "bridge"])
+async def test_without_pod_cidrs_every_bridge_may_have_pods(wire: Wire) -> None:
+    with cluster(wire) as lab, lab.node.entered():
+        networks = tuple(map(parse_cidr, lab.nodes[0].pod_networks))
+        known = await asyncio.to_thread(pod_bridges, networks)
+        assert await asyncio.to_thread(pod_bridges, ()) == known
+        assert bool(known) == (wire == "bridge")

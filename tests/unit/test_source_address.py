@@ -85,6 +85,14 @@ CLUSTER_IP, NODE_PORT = frontend(), frontend("NodePort")
         pytest.param(
             CLUSTER_IP, POD, HERE, BRIDGE, "endpoint_on_same_bridge", id="two pods on a bridge"
         ),
+        pytest.param(
+            CLUSTER_IP,
+            POD,
+            HERE,
+            msgspec.structs.replace(BRIDGE, pod_cidrs=()),
+            "endpoint_on_same_bridge",
+            id="perhaps two pods on a bridge",
+        ),
         pytest.param(CLUSTER_IP, POD, THERE, BRIDGE, "client_kept", id="off the bridge"),
         pytest.param(CLUSTER_IP, PODS_ELSEWHERE, HERE, BRIDGE, "client_kept", id="onto the bridge"),
     ],
