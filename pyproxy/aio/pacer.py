@@ -9,6 +9,8 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
+from pyproxy.errors import PyproxyError
+
 log = logging.getLogger(__name__)
 
 
@@ -37,10 +39,12 @@ class Pacer:
             self._requested.clear()
             try:
                 await self._action()
+            except PyproxyError as fault:
+                log.warning("an update failed: %s; it is tried again in %g s", fault, self._retry_s)
+                await self._wait_for_retry()
             except Exception:  # one bad table must not end the updates for good
                 log.exception("an update failed; it is tried again in %g s", self._retry_s)
                 await self._wait_for_retry()
-                self._requested.set()
             else:
                 await asyncio.sleep(self._min_interval_s)
 
@@ -48,3 +52,4 @@ class Pacer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._retry_s):
                 await self._requested.wait()  # a new event may mend it sooner
+        self._requested.set()

@@ -193,6 +193,11 @@ class Agent:
                 self._bridge.serve(node.pod_cidrs)
         elif not self._settings.manifests:
             self.health.is_node_eligible = False
+            log.warning(
+                "the API server knows no Node %s: until it does, /healthz answers 503, no endpoint"
+                " counts as local, and no zone is known; --hostname-override sets the name",
+                self._settings.proxy.node_name,
+            )
 
     def detail(self) -> dict[str, Any]:
         """What the health port tells beside yes or no."""

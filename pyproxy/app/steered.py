@@ -9,11 +9,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator
 
-from pyproxy.core.ruleset import Planner
+from pyproxy.core.ruleset import Planner, Revision
 from pyproxy.errors import PyproxyError
 from pyproxy.forward.forwarder import Forwarder
 from pyproxy.metrics import Metrics, SteeringCounts
 from pyproxy.model.table import FrontendKey, VipTable
+from pyproxy.steer.nft import NftError
 from pyproxy.steer.reconciler import Steering
 
 log = logging.getLogger(__name__)
@@ -60,10 +61,20 @@ class SteeredForwarder:
             await self._steering.start()
             self._has_route = True
         try:
-            await self._steering.apply(self._planner.plan(table, self._listening, touched))
+            await self._steer(self._planner.plan(table, self._listening, touched))
         finally:
             self._count()
         self._forwarder.retire()
+
+    async def _steer(self, revision: Revision) -> None:
+        try:
+            await self._steering.apply(revision)
+        except NftError as fault:
+            if fault.not_permitted or fault.missing:
+                raise
+            # Somebody may have removed what is ours; the second time starts from what is there.
+            log.warning("steering: %s; trying again from what the kernel holds", fault)
+            await self._steering.apply(revision)
 
     async def follow_listeners(self, changed: Callable[[Collection[FrontendKey]], None]) -> None:
         """Call back with the frontends that were bound, or lost, since the last look.

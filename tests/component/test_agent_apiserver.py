@@ -99,7 +99,7 @@ async def test_an_outage_of_the_api_server_does_not_touch_traffic(
 
 
 async def test_the_node_makes_the_proxy_eligible(
-    api: FakeApiServer, settings: AgentSettings
+    api: FakeApiServer, settings: AgentSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def status(url: str) -> int:
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
@@ -108,6 +108,7 @@ async def test_the_node_makes_the_proxy_eligible(
     async with agents.running(settings) as agent:
         url = agent.urls["health"]
         assert (await status(url + "/healthz"), await status(url + "/livez")) == (503, 200)
+        assert caplog.text.count("the API server knows no Node node-1") == 1
         api.create("nodes", make_node())
         await until(lambda: agent.health.is_node_eligible)
         assert await status(url + "/healthz") == 200

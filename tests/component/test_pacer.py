@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from pyproxy.aio.pacer import Pacer
+from pyproxy.errors import PyproxyError
 
 
 @contextlib.asynccontextmanager
@@ -79,3 +80,21 @@ async def test_a_new_request_does_not_wait_for_the_retry_time() -> None:
         await runs.wait_for(1)
         pacer.request()
         await runs.wait_for(2)
+
+
+async def test_a_failure_that_is_understood_is_one_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tries = asyncio.Queue[None]()
+
+    async def refuse() -> None:
+        tries.put_nowait(None)
+        raise PyproxyError("the kernel refuses")
+
+    async with running(refuse, retry_s=0.01) as pacer:
+        pacer.request()
+        for _ in range(2):
+            async with asyncio.timeout(10):
+                await tries.get()
+    assert "an update failed: the kernel refuses; it is tried again in 0.01 s" in caplog.text
+    assert "Traceback" not in caplog.text

@@ -403,3 +403,24 @@ def test_without_pod_cidrs_pods_of_one_node_still_reach_each_other_as_themselves
         start(lab.node, config, manifests)
         vip = address_of(1, "cluster", "IPv4", lab)
         assert pod.ask("TCP", *vip) == Reply("answer", pod.v4)
+
+
+def test_a_table_that_somebody_removed_is_back_with_the_next_change(tmp_path: Path) -> None:
+    with cluster("routed") as lab:
+        pod, other = lab.pods
+        other.serve("TCP", other.v4, POD_PORT)
+        manifests = tmp_path / "manifests"
+        manifests.mkdir()
+        config = tmp_path / "config.yaml"
+        config.write_text(CONFIG)
+        write_single(manifests, lab)
+        start(lab.node, config, manifests)
+        first, second = (address_of(n, "cluster", "IPv4", lab) for n in (1, 2))
+        assert pod.ask("TCP", *first).outcome == "answer"
+        lab.node.run("nft", "delete", "table", "inet", "pyproxy")
+        node = make_node(lab.node.name, addresses=[lab.node.v4], pod_cidrs=["10.244.1.0/24"])
+        both = [*dual(lab, 1, other), *dual(lab, 2, other)]
+        agents.write(manifests / "all.yaml", node, *both)
+        # A SYN that goes nowhere meanwhile is sent again by the kernel, after a second.
+        assert pod.ask("TCP", *second).outcome == "answer"
+        assert pod.ask("TCP", *first).outcome == "answer"
