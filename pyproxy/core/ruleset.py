@@ -185,7 +185,9 @@ def _whole(
     return Ruleset(
         services=services,
         guards=guards,
-        cluster_ips=frozenset(table.cluster_ips.keys() - local),
+        cluster_ips=frozenset(
+            [ip for ip in table.cluster_ips if ip not in local and not is_loopback(ip)]
+        ),
         service_cidrs=frozenset(collapsed(table.service_cidrs)),
         pod_networks=frozenset(collapsed(table.node.pod_networks)),
     )

@@ -424,3 +424,23 @@ def test_a_table_that_somebody_removed_is_back_with_the_next_change(tmp_path: Pa
         # A SYN that goes nowhere meanwhile is sent again by the kernel, after a second.
         assert pod.ask("TCP", *second).outcome == "answer"
         assert pod.ask("TCP", *first).outcome == "answer"
+
+
+def test_services_on_the_loopback_network_work_while_steering() -> None:
+    host = Host("alone")
+    try:
+        examples = Path(__file__).parents[2] / "deploy" / "examples"
+        for number in (1, 2, 3):
+            host.serve("TCP", f"127.97.0.{number}", 9080)
+            host.serve("UDP", f"127.97.0.{number}", 9007)
+        command = [sys.executable, "-m", "pyproxy", "run", "--manifests", str(examples)]
+        process = host.start(*command, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
+        assert process.stderr is not None
+        assert any("listening on 3 addresses" in line for line in process.stderr)
+        assert "inet pyproxy" in host.run("nft", "list", "tables")
+        for _ in range(4):
+            assert host.ask("TCP", "127.96.0.10", 8080).outcome == "answer"
+            assert host.ask("TCP", "127.0.0.1", 30080).outcome == "answer"
+            assert host.ask("UDP", "127.96.0.11", 7007).outcome == "answer"
+    finally:
+        host.close()

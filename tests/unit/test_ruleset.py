@@ -391,3 +391,12 @@ def test_the_same_table_again_is_an_empty_revision() -> None:
     again = planner.plan(table, listeners)
     assert again.touched == set()
     assert again.wanted == first.wanted
+
+
+def test_a_cluster_ip_on_the_loopback_network_is_left_to_the_host() -> None:
+    """All of 127.0.0.0/8 is local: packets arrive by themselves, and nothing of it is refused."""
+    table = make_table(make_service(cluster_ip="127.96.0.10"), make_slice(local()))
+    key: FrontendKey = ("127.96.0.10", 80, "TCP")
+    made = ruleset(table, frozenset({key}))
+    assert key not in made.services
+    assert "127.96.0.10" not in made.cluster_ips
