@@ -37,7 +37,3 @@ class ApiError(PyproxyError):
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
-
-
-class ResourceVersionExpired(ApiError):  # noqa: N818  what the API calls it
-    """The watch position is too old (410 Gone): list again. The state is kept until then."""

@@ -155,9 +155,9 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "pyproxy_frontends", "Addresses and ports in the table.", value=self.frontends
         )
-        yield GaugeMetricFamily(
-            "pyproxy_frontends_unbound",
-            "Addresses and ports of the table that could not be listened on.",
+        yield CounterMetricFamily(
+            "pyproxy_bind_errors",
+            "Attempts to listen on an address and port of the table that failed.",
             value=self.bind_errors,
         )
         yield CounterMetricFamily(

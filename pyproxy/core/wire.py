@@ -22,10 +22,6 @@ class Metadata(Wire):
     deletion_timestamp: str | None = None
 
 
-class Named(Wire):
-    metadata: Metadata
-
-
 class ServicePort(Wire):
     port: int
     name: str | None = ""
