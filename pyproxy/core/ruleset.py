@@ -122,7 +122,8 @@ class Planner:
         else:
             if changed is None:
                 changed = _differences(known, self._listening, table, listening)
-            wanted = _revised(before, table, listening, changed)
+            ips = before.cluster_ips if table.cluster_ips is known.cluster_ips else None
+            wanted = _revised(before, table, listening, changed, ips)
         self._table, self._listening, self._planned = table, listening, wanted
         return Revision(before, wanted, changed)
 
@@ -147,6 +148,7 @@ def _revised(
     table: VipTable,
     listening: Collection[FrontendKey],
     changed: Iterable[FrontendKey],
+    cluster_ips: frozenset[str] | None,
 ) -> Ruleset:
     """Copying the map of 10,000 services takes 0.1 ms, and leaves the one before as it was."""
     services, guards = dict(before.services), dict(before.guards)
@@ -155,7 +157,7 @@ def _revised(
     if guards:
         used = guards.keys() & set(services.values())
         guards = {name: guards[name] for name in guards if name in used}
-    return _whole(table, services, guards)
+    return _whole(table, services, guards, cluster_ips)
 
 
 def _put(
@@ -179,15 +181,21 @@ def _put(
 
 
 def _whole(
-    table: VipTable, services: Mapping[FrontendKey, str], guards: Mapping[str, Guard | None]
+    table: VipTable,
+    services: Mapping[FrontendKey, str],
+    guards: Mapping[str, Guard | None],
+    cluster_ips: frozenset[str] | None = None,
 ) -> Ruleset:
-    local = table.node.local_addresses
+    """cluster_ips: those of the ruleset before, where no ClusterIP changed; None: to be found."""
+    if cluster_ips is None:
+        local = table.node.local_addresses
+        cluster_ips = frozenset(
+            [ip for ip in table.cluster_ips if ip not in local and not is_loopback(ip)]
+        )
     return Ruleset(
         services=services,
         guards=guards,
-        cluster_ips=frozenset(
-            [ip for ip in table.cluster_ips if ip not in local and not is_loopback(ip)]
-        ),
+        cluster_ips=cluster_ips,
         service_cidrs=frozenset(collapsed(table.service_cidrs)),
         pod_networks=frozenset(collapsed(table.node.pod_networks)),
     )

@@ -76,6 +76,8 @@ class Store:
         self._served: dict[ServiceName, _Served] = {}
         self._frontends: Claims[FrontendKey, Frontend] = Claims()
         self._cluster_ips: Claims[str, ServiceName] = Claims()
+        # One value for all tables between which no ClusterIP changed; None: to be made.
+        self._shared_cluster_ips: Mapping[str, ServiceName] | None = None
         self._service_cidrs: frozenset[Cidr] = frozenset()
         self._node = nodeview.view(config, None, local_addresses)
         self._generation = 0
@@ -117,10 +119,12 @@ class Store:
 
     def table(self) -> VipTable:
         """The table as it is now. It costs a copy of the map after a change, and nothing else."""
+        if self._shared_cluster_ips is None:
+            self._shared_cluster_ips = MappingProxyType(dict(self._cluster_ips.holders))
         if self._table is None:
             self._table = VipTable(
                 frontends=MappingProxyType(dict(self._frontends.holders)),
-                cluster_ips=MappingProxyType(dict(self._cluster_ips.holders)),
+                cluster_ips=self._shared_cluster_ips,
                 service_cidrs=self._service_cidrs,
                 node=self._node,
                 generation=self._generation,
@@ -281,8 +285,10 @@ class Store:
         new = set(after.service.cluster_ips.values()) if after else set()
         for address in old - new:
             self._cluster_ips.remove(address, name)
+            self._shared_cluster_ips = None
         for address in new - old:
             self._cluster_ips.put(address, name, name)
+            self._shared_cluster_ips = None
         return old != new
 
     def _settle_frontends(
