@@ -32,6 +32,10 @@ PROGRAMMING_BUCKETS = (
     *range(60, 120, 5),
     *range(120, 301, 30),
 )
+# Of one process's Metrics, what its data plane counts: an agent with workers adds up theirs.
+DATA_PLANE = ("accept_pauses", "bind_errors", "source_address_fallbacks")
+# Of ServicePortCounters, what can go down: it ends with the process that counts it.
+GAUGES = ("active",)
 SERVICE_LABELS = ("service_namespace", "service_name", "service_port", "protocol")
 
 
@@ -91,6 +95,8 @@ class Metrics(Collector):
         self.decode_errors: Counter[Resource] = Counter()
         self.bind_errors = 0
         self.accept_pauses = 0
+        self.worker_restarts = 0
+        self.pins_dropped = 0
         self.source_address_fallbacks: Counter[str] = Counter()
         self.health_answers: Counter[tuple[str, int]] = Counter()
         self.last_update_s = 0.0  # Unix time
@@ -164,6 +170,16 @@ class Metrics(Collector):
             "pyproxy_accept_pauses",
             "Times that accepting paused because descriptors or memory ran out.",
             value=self.accept_pauses,
+        )
+        yield CounterMetricFamily(
+            "pyproxy_worker_restarts",
+            "Worker processes that were started in place of one that had died.",
+            value=self.worker_restarts,
+        )
+        yield CounterMetricFamily(
+            "pyproxy_affinity_pins_dropped",
+            "Clients' session affinity that a worker did not tell the others for want of room.",
+            value=self.pins_dropped,
         )
         fallbacks = CounterMetricFamily(
             "pyproxy_source_address_fallbacks",
