@@ -35,8 +35,9 @@ format: venv ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: venv ## figures and ratios; asserts nothing
-	$(BIN)/python -m tests.bench
+bench: venv ## beside HAProxy and nginx, and at 10,000 Services; writes docs/benchmarks.md, asserts nothing
+	@deploy/system-packages.sh bench
+	$(BIN)/python -m tests.bench --write docs/benchmarks.md $(BENCH_ARGS)
 
 lock: venv ## resolve the dependencies of pyproject.toml anew
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 pyproject.toml -o deploy/requirements.lock
