@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator
 
-from pyproxy.core.ruleset import Planner, Revision
+from pyproxy.core.ruleset import Planner, Ruleset
 from pyproxy.errors import PyproxyError
 from pyproxy.forward.forwarder import Forwarder
 from pyproxy.metrics import Metrics, SteeringCounts
@@ -66,15 +66,15 @@ class SteeredForwarder:
             self._count()
         self._forwarder.retire()
 
-    async def _steer(self, revision: Revision) -> None:
+    async def _steer(self, wanted: Ruleset) -> None:
         try:
-            await self._steering.apply(revision)
+            await self._steering.apply(wanted)
         except NftError as fault:
             if fault.not_permitted or fault.missing:
                 raise
             # Somebody may have removed what is ours; the second time starts from what is there.
             log.warning("steering: %s; trying again from what the kernel holds", fault)
-            await self._steering.apply(revision)
+            await self._steering.apply(wanted)
 
     async def follow_listeners(self, changed: Callable[[Collection[FrontendKey]], None]) -> None:
         """Call back with the frontends that were bound, or lost, since the last look.

@@ -9,7 +9,6 @@ Invariant: the table depends on the objects alone, never on the order in which t
 """
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 
 import msgspec
 
@@ -33,6 +32,7 @@ from pyproxy.model.events import (
     key_of,
 )
 from pyproxy.model.node import Node
+from pyproxy.model.persistent import PersistentMap
 from pyproxy.model.service import Service, ServiceName, ServicePortName
 from pyproxy.model.table import Backend, Frontend, FrontendKey, VipTable
 
@@ -76,8 +76,9 @@ class Store:
         self._served: dict[ServiceName, _Served] = {}
         self._frontends: Claims[FrontendKey, Frontend] = Claims()
         self._cluster_ips: Claims[str, ServiceName] = Claims()
-        # One value for all tables between which no ClusterIP changed; None: to be made.
-        self._shared_cluster_ips: Mapping[str, ServiceName] | None = None
+        # What the holders of these claims are, as values for tables.
+        self._table_frontends: PersistentMap[FrontendKey, Frontend] = PersistentMap()
+        self._table_cluster_ips: PersistentMap[str, ServiceName] = PersistentMap()
         self._service_cidrs: frozenset[Cidr] = frozenset()
         self._node = nodeview.view(config, None, local_addresses)
         self._generation = 0
@@ -118,13 +119,11 @@ class Store:
         return tuple(self._frontends.rivals(key))
 
     def table(self) -> VipTable:
-        """The table as it is now. It costs a copy of the map after a change, and nothing else."""
-        if self._shared_cluster_ips is None:
-            self._shared_cluster_ips = MappingProxyType(dict(self._cluster_ips.holders))
+        """The table as it is now."""
         if self._table is None:
             self._table = VipTable(
-                frontends=MappingProxyType(dict(self._frontends.holders)),
-                cluster_ips=self._shared_cluster_ips,
+                frontends=self._table_frontends,
+                cluster_ips=self._table_cluster_ips,
                 service_cidrs=self._service_cidrs,
                 node=self._node,
                 generation=self._generation,
@@ -243,6 +242,7 @@ class Store:
         self, dirty: Iterable[ServiceName], notes: list[str], *, is_visible: bool
     ) -> Changes:
         changed: dict[FrontendKey, Frontend | None] = {}
+        cluster_ips: dict[str, ServiceName | None] = {}
         for name in dirty:
             service = self._objects["services"].get(name)
             is_proxied = (
@@ -253,10 +253,12 @@ class Store:
             before = self._served.pop(name, None)
             if after is not None:
                 self._served[name] = after
-            is_visible |= self._settle_cluster_ips(name, before, after)
+            self._settle_cluster_ips(name, before, after, cluster_ips)
             self._settle_frontends(before, after, changed, notes)
-        is_visible |= bool(changed)
+        is_visible |= bool(changed or cluster_ips)
         if is_visible:
+            self._table_frontends = self._table_frontends.changed(changed)
+            self._table_cluster_ips = self._table_cluster_ips.changed(cluster_ips)
             self._generation += 1
             self._table = None
         return Changes(changed, is_visible, tuple(notes))
@@ -279,17 +281,20 @@ class Store:
         return after
 
     def _settle_cluster_ips(
-        self, name: ServiceName, before: _Served | None, after: _Served | None
-    ) -> bool:
+        self,
+        name: ServiceName,
+        before: _Served | None,
+        after: _Served | None,
+        changed: dict[str, ServiceName | None],
+    ) -> None:
         old = set(before.service.cluster_ips.values()) if before else set()
         new = set(after.service.cluster_ips.values()) if after else set()
         for address in old - new:
             self._cluster_ips.remove(address, name)
-            self._shared_cluster_ips = None
         for address in new - old:
             self._cluster_ips.put(address, name, name)
-            self._shared_cluster_ips = None
-        return old != new
+        for address in old ^ new:
+            changed[address] = self._cluster_ips.holders.get(address)
 
     def _settle_frontends(
         self,

@@ -11,6 +11,7 @@ import msgspec
 from pyproxy.model.addresses import Cidr, Family
 from pyproxy.model.endpoint import Endpoint
 from pyproxy.model.node import NodeView
+from pyproxy.model.persistent import PersistentMap
 from pyproxy.model.service import Protocol, ServiceName, ServicePortName
 
 FrontendKind = Literal["ClusterIP", "NodePort", "ExternalIP", "LoadBalancer"]
@@ -72,7 +73,7 @@ class VipTable(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     frontends: Mapping[FrontendKey, Frontend] = {}
-    cluster_ips: Mapping[str, ServiceName] = {}
+    cluster_ips: PersistentMap[str, ServiceName] = PersistentMap()
     service_cidrs: frozenset[Cidr] = frozenset()
     node: NodeView
     generation: int = 0

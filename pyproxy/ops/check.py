@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from pyproxy.core import ruleset_script
+from pyproxy.core import ruleset_script, transaction
 from pyproxy.errors import ApiError
 from pyproxy.ops.events import Poster
 
@@ -235,8 +235,8 @@ async def _nft(machine: Machine, oldest: Version, mark: int) -> list[Finding]:
 
 async def _dry_run(machine: Machine, mark: int) -> Finding:
     """Let nft check, and not apply (-c), the very table that pyproxy makes."""
-    script = "\n".join((*ruleset_script.base(mark).steps, ""))
-    found = await machine.run(["nft", "-c", "-f", "-"], script)
+    steps = ruleset_script.base(mark).steps
+    found = await machine.run(["nft", "-c", "-f", "-"], transaction.script(steps))
     if found is not None and found[0] == 0:
         detail = "the kernel takes its maps, and its socket and tproxy expressions"
         return Finding("nftables table", ok=True, detail=detail)

@@ -16,8 +16,10 @@ from typing import Protocol
 import msgspec
 
 from pyproxy.core import ruleset_script
-from pyproxy.core.ruleset import GUARD_PREFIX, Revision, Ruleset
-from pyproxy.core.ruleset_script import Transaction
+from pyproxy.core.ruleset import GUARD_PREFIX, UNKNOWN, Ruleset
+from pyproxy.core.ruleset_diff import diff
+from pyproxy.core.transaction import TABLE, Step, Transaction
+from pyproxy.model.persistent import PersistentMap
 from pyproxy.steer.nft import KernelTable, NftError
 
 log = logging.getLogger(__name__)
@@ -43,8 +45,8 @@ class NftRunner(Protocol):
     async def check_version(self) -> None:
         """Raise unless nft can be used."""
 
-    async def run(self, steps: Sequence[str]) -> None:
-        """Run a script atomically, or cut between its steps where it is too large."""
+    async def run(self, steps: Sequence[Step]) -> None:
+        """Make one atomic transaction, or cut it between its steps where it is too large."""
 
     async def read(self) -> KernelTable | None:
         """Return our table, None if there is none."""
@@ -64,7 +66,7 @@ class Steering:
     """The kernel objects that steer packets to this host.
 
     transactions, operations: that were done. repairs: how often something of ours had been changed
-    or removed by somebody else. failures: transactions that nft refused.
+    or removed by somebody else. failures: transactions that were refused.
     """
 
     def __init__(self, runner: NftRunner, routes: Routes, settings: SteerSettings) -> None:
@@ -91,19 +93,14 @@ class Steering:
         async with self._lock:
             await asyncio.to_thread(self._routes.ensure)
 
-    async def apply(self, wanted: Ruleset | Revision) -> None:
+    async def apply(self, wanted: Ruleset) -> None:
         """Make the kernel hold this. Raises NftError; the next call then starts from the kernel."""
         async with self._lock:
-            before, touched = None, None
-            if isinstance(wanted, Revision):
-                before, touched, wanted = wanted.before, wanted.touched, wanted.wanted
             self._wanted = wanted
             if self._applied is None:
                 await self._take_over(wanted)
             else:
-                is_next = self._applied is before
-                change = ruleset_script.diff(self._applied, wanted, touched if is_next else None)
-                await self._commit(change, wanted)
+                await self._commit(diff(self._applied, wanted), wanted)
 
     async def check(self) -> bool:
         """Compare the kernel with what was applied, mend it, and return whether that was needed.
@@ -115,7 +112,7 @@ class Steering:
             if is_repaired:
                 log.warning("the policy route for steering was gone, and was made again")
             if self._wanted is not None and not await self._is_in_order():
-                log.warning("table %s is not as it was left: mending it", ruleset_script.TABLE)
+                log.warning("table %s is not as it was left: mending it", TABLE)
                 await self._take_over(self._wanted)
                 is_repaired = True
             self.repairs += is_repaired
@@ -144,17 +141,17 @@ class Steering:
         """Get from whatever the kernel holds to what is wanted, in one transaction."""
         mark = self._settings.mark
         found = await self._runner.read()
-        anew = ruleset_script.fresh(mark) + ruleset_script.diff(Ruleset(), wanted)
+        anew = ruleset_script.fresh(mark) + diff(Ruleset(), wanted)
         if found is None or found.layout != self._layout:
             await self._commit(anew, wanted)
         else:
-            change = ruleset_script.base(mark) + ruleset_script.diff(found.ruleset, wanted)
+            change = ruleset_script.base(mark) + diff(found.ruleset, wanted)
             try:
                 await self._commit(change, wanted)
             except NftError as fault:
                 if fault.not_permitted or fault.missing:
                     raise
-                log.warning("making table %s anew: %s", ruleset_script.TABLE, fault)
+                log.warning("making table %s anew: %s", TABLE, fault)
                 await self._commit(anew, wanted)
         found = await self._runner.read()
         self._rules = found.rules if found is not None else {}
@@ -174,4 +171,5 @@ class Steering:
 
 def _elements(ruleset: Ruleset) -> Ruleset:
     """The ruleset without what the kernel does not tell: the content of guards."""
-    return msgspec.structs.replace(ruleset, guards=dict.fromkeys(ruleset.guards))
+    unknown = PersistentMap(dict.fromkeys(ruleset.guards, UNKNOWN))
+    return msgspec.structs.replace(ruleset, guards=unknown)

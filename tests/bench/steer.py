@@ -58,7 +58,8 @@ class Bench:
         self.store = store
         self.planner = Planner()
         route = PolicyRoute(SETTINGS.mark, SETTINGS.route_table, SETTINGS.rule_priority)
-        self.steering = Steering(Nft(), route, SETTINGS)
+        self.nft = Nft()
+        self.steering = Steering(self.nft, route, SETTINGS)
         self.listening: set[FrontendKey] = set()
 
     async def follow(self, changes: Changes | None) -> None:
@@ -111,6 +112,7 @@ async def measure(services: int) -> None:
     await bench.steering.check()
     print(f"  a check of the kernel              {(time.perf_counter() - start) * 1e3:6.0f} ms")
     await bench.steering.cleanup()
+    bench.nft.close()
 
 
 def main() -> None:

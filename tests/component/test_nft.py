@@ -14,6 +14,7 @@ import pytest
 
 from pyproxy.core.ruleset import Ruleset
 from pyproxy.model.addresses import parse_cidr
+from pyproxy.model.persistent import PersistentMap
 from pyproxy.steer.nft import KernelTable, Nft, NftError, parse_table
 from tests.support.netns import needs_netns
 
@@ -110,12 +111,14 @@ def test_ten_thousand_elements_pass_in_a_user_namespace(tmp_path: Path) -> None:
 _MANY = """
 import asyncio
 from pyproxy.core.ruleset import Ruleset
-from pyproxy.core.ruleset_script import diff, fresh
-from pyproxy.steer.nft import Nft, NftError
+from pyproxy.core.ruleset_diff import diff
+from pyproxy.core.ruleset_script import fresh
+from pyproxy.model.persistent import PersistentMap
+from pyproxy.steer.nft import Nft
 
 def many(target):
     vips = [f"10.96.{i >> 8}.{i & 255}" for i in range(10000)]
-    return Ruleset(services={(vip, 80, "TCP"): target for vip in vips})
+    return Ruleset(services=PersistentMap({(vip, 80, "TCP"): target for vip in vips}))
 
 async def main():
     nft = Nft()
@@ -126,6 +129,7 @@ async def main():
     found = (await nft.read()).ruleset.services
     print(len(found))
     print(found == many("refuse").services)
+    nft.close()
 
 asyncio.run(main())
 """
@@ -134,7 +138,7 @@ asyncio.run(main())
 def test_what_is_not_ours_in_the_listing_is_passed_over() -> None:
     items: list[dict[str, Any]] = [
         {"metainfo": {}},
-        {"map": {"name": "services4", "elem": [
+        {"map": {"name": "verdicts4", "elem": [
             [{"concat": ["10.96.0.1", "sctp", 80]}, {"drop": None}],
             [{"concat": ["10.96.0.1", "tcp", 80]}, {"drop": None}],
             "nonsense",
@@ -148,7 +152,7 @@ def test_what_is_not_ours_in_the_listing_is_passed_over() -> None:
     assert found == KernelTable(
         "",
         Ruleset(
-            services={("10.96.0.1", 80, "TCP"): ""},
+            services=PersistentMap({("10.96.0.1", 80, "TCP"): ""}),
             pod_networks=frozenset({parse_cidr("10.0.0.1/32"), parse_cidr("fd00::1/128")}),
         ),
         {},

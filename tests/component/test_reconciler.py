@@ -1,14 +1,18 @@
 """Steering against a fake nft, and the contract that the fake and the real one share."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
 
-from pyproxy.core.ruleset import Guard, Revision, Ruleset
-from pyproxy.core.ruleset_script import TABLE, base, diff, fresh, layout, remove
+from pyproxy.core.ruleset import UNKNOWN, Guard, Ruleset
+from pyproxy.core.ruleset_diff import diff
+from pyproxy.core.ruleset_script import base, fresh, layout, remove
+from pyproxy.core.transaction import TABLE, Element, Elements, Step, script
 from pyproxy.model.addresses import parse_cidr
+from pyproxy.model.persistent import PersistentMap, PersistentSet
 from pyproxy.model.table import FrontendKey
 from pyproxy.steer.nft import Nft, NftError
 from pyproxy.steer.reconciler import NftRunner, Steering, SteerSettings
@@ -21,15 +25,15 @@ WEB: FrontendKey = ("10.96.0.1", 80, "TCP")
 DNS: FrontendKey = ("fd00:96::1", 53, "UDP")
 GUARD = Guard((parse_cidr("10.0.0.0/8"), parse_cidr("192.0.2.1/32")), "insiders")
 SOME = Ruleset(
-    services={WEB: "steer", DNS: "refuse", ("203.0.113.1", 80, "TCP"): GUARD.chain},
-    guards={GUARD.chain: GUARD},
-    cluster_ips=frozenset({"10.96.0.1", "fd00:96::1"}),
+    services=PersistentMap({WEB: "steer", DNS: "refuse", ("203.0.113.1", 80, "TCP"): GUARD.chain}),
+    guards=PersistentMap({GUARD.chain: GUARD}),
+    cluster_ips=PersistentSet({"10.96.0.1", "fd00:96::1"}),
     service_cidrs=frozenset({parse_cidr("10.96.0.0/16"), parse_cidr("fd00:96::/108")}),
     pod_networks=frozenset({parse_cidr("10.244.0.0/24"), parse_cidr("10.244.1.0/25")}),
 )
 OTHER = Ruleset(
-    services={WEB: "refuse", ("10.96.0.2", 80, "TCP"): "discard"},
-    cluster_ips=frozenset({"10.96.0.1", "10.96.0.2"}),
+    services=PersistentMap({WEB: "refuse", ("10.96.0.2", 80, "TCP"): "discard"}),
+    cluster_ips=PersistentSet({"10.96.0.1", "10.96.0.2"}),
     pod_networks=frozenset({parse_cidr("10.244.0.0/16"), parse_cidr("::/0")}),
 )
 
@@ -69,9 +73,9 @@ async def test_the_first_apply_makes_everything_in_one_transaction(
     nft: FakeNft, steering: Steering
 ) -> None:
     await steering.start()
-    assert nft.scripts == []  # what a former run left goes on
+    assert nft.taken == []  # what a former run left goes on
     await steering.apply(SOME)
-    assert len(nft.scripts) == 1
+    assert len(nft.taken) == 1
     assert await services(nft) == SOME.services
     assert (steering.transactions, steering.failures, steering.repairs) == (1, 0, 0)
 
@@ -79,19 +83,7 @@ async def test_the_first_apply_makes_everything_in_one_transaction(
 async def test_the_same_again_is_no_transaction(nft: FakeNft, steering: Steering) -> None:
     await steering.apply(SOME)
     await steering.apply(msgspec.structs.replace(SOME))
-    assert len(nft.scripts) == 1
-
-
-async def test_a_revision_of_something_else_is_compared_as_a_whole(
-    nft: FakeNft, steering: Steering
-) -> None:
-    """As when one plan was never applied."""
-    await steering.apply(SOME)
-    await steering.apply(Revision(Ruleset(), OTHER, []))
-    assert await services(nft) == OTHER.services
-    # Of what was applied, only what was touched is looked at.
-    await steering.apply(Revision(OTHER, Ruleset(services={}), [WEB]))
-    assert list(await services(nft)) == [("10.96.0.2", 80, "TCP")]
+    assert len(nft.taken) == 1
 
 
 async def test_what_a_former_run_left_is_changed_only_where_it_differs(nft: FakeNft) -> None:
@@ -99,7 +91,7 @@ async def test_what_a_former_run_left_is_changed_only_where_it_differs(nft: Fake
     second = Steering(nft, FakeRoutes(), SETTINGS)
     await second.start()
     await second.apply(SOME)
-    adoption = "\n".join(nft.scripts[-1])
+    adoption = script(nft.taken[-1])
     assert "delete table" not in adoption
     assert "element" not in adoption
     assert f"flush chain {TABLE} {GUARD.chain}" in adoption  # its content cannot be told
@@ -114,7 +106,7 @@ async def test_another_layout_is_replaced(nft: FakeNft) -> None:
     found = await nft.read()
     assert found is not None
     assert found.layout == layout(MARK)
-    assert len(nft.scripts) == 2
+    assert len(nft.taken) == 2
     assert await services(nft) == OTHER.services
 
 
@@ -124,7 +116,7 @@ async def test_after_a_failure_the_kernel_is_asked(nft: FakeNft, steering: Steer
     with pytest.raises(NftError, match="no"):
         await steering.apply(OTHER)
     assert steering.failures == 1
-    await nft.run([f"delete element {TABLE} services4 {{ 10.96.0.1 . tcp . 80 }}"])
+    await nft.run([f"delete element {TABLE} steer4 {{ 10.96.0.1 . tcp . 80 }}"])
     await steering.apply(OTHER)
     assert await services(nft) == OTHER.services
 
@@ -136,7 +128,7 @@ async def test_a_table_that_cannot_be_put_right_is_made_anew(
     second = Steering(nft, FakeRoutes(), SETTINGS)
     nft.fault = NftError("the chain is another one", already_exists=True)
     await second.apply(OTHER)
-    assert "delete table" in nft.scripts[-1][0]
+    assert "delete table" in script(nft.taken[-1])
     assert await services(nft) == OTHER.services
     third = Steering(nft, FakeRoutes(), SETTINGS)
     nft.fault = NftError("not allowed", not_permitted=True)
@@ -155,7 +147,7 @@ async def test_check_mends_what_somebody_changed(nft: FakeNft, steering: Steerin
     assert not await steering.check()
     for damage in (
         remove().steps,
-        [f"delete element {TABLE} services4 {{ 10.96.0.1 . tcp . 80 }}"],
+        [f"delete element {TABLE} steer4 {{ 10.96.0.1 . tcp . 80 }}"],
         [f"flush chain {TABLE} {GUARD.chain}"],
         [f"flush chain {TABLE} output"],
     ):
@@ -208,8 +200,8 @@ def runner(request: pytest.FixtureRequest) -> Iterator[NftRunner]:
         return
     host = Host("nft")
     try:
-        with host.entered():
-            yield Nft()
+        with host.entered(), contextlib.closing(Nft()) as made:
+            yield made
     finally:
         host.close()
 
@@ -225,7 +217,7 @@ async def test_contract_what_is_written_is_read(runner: NftRunner) -> None:
         found = await runner.read()
         assert found is not None
         assert found.layout == layout(MARK)
-        unknown = dict.fromkeys(wanted.guards)
+        unknown = PersistentMap(dict.fromkeys(wanted.guards, UNKNOWN))
         assert found.ruleset == msgspec.structs.replace(wanted, guards=unknown)
 
 
@@ -247,24 +239,40 @@ async def test_contract_the_fixed_part_can_be_written_again(runner: NftRunner) -
     assert await runner.read() is None
 
 
+THERE = Element(("203.0.113.1", "tcp", 80), "discard")  # and leads elsewhere
+GONE = Element(("10.1.1.1", "tcp", 1))
+
+
 @pytest.mark.parametrize(
-    ("line", "kind"),
+    ("step", "kind"),
     [
         (f"add rule {TABLE} nothing accept", "not_found"),
-        (f"delete element {TABLE} services4 {{ 10.1.1.1 . tcp . 1 }}", "not_found"),
-        (f"add element {TABLE} services4 {{ 10.96.0.1 . tcp . 80 : goto refuse }}",
-         "already_exists"),
+        (f"delete element {TABLE} steer4 {{ {GONE} }}", "not_found"),
+        (f"add element {TABLE} verdicts4 {{ {THERE} }}", "already_exists"),
+        ((Elements("delete", "steer4", (GONE,)),), "not_found"),
+        ((Elements("delete", "steer5", (GONE,)),), "not_found"),
+        ((Elements("add", "verdicts4", (THERE,)),), "already_exists"),
     ],
-)  # fmt: skip
-async def test_contract_a_script_is_taken_whole_or_not_at_all(
-    runner: NftRunner, line: str, kind: str
+)
+async def test_contract_a_transaction_is_taken_whole_or_not_at_all(
+    runner: NftRunner, step: Step, kind: str
 ) -> None:
     await runner.run((fresh(MARK) + diff(Ruleset(), SOME)).steps)
     before = await runner.read()
-    good = f"add element {TABLE} services4 {{ 10.96.0.77 . tcp . 80 : goto steer }}"
-    with pytest.raises(NftError) as caught:
-        await runner.run([good, line])
-    assert getattr(caught.value, kind)
+    good = (Elements("add", "steer4", (Element(("10.96.0.77", "tcp", 80)),)),)
+    for steps in ([good, step], [step, good]):
+        with pytest.raises(NftError) as caught:
+            await runner.run(steps)
+        assert getattr(caught.value, kind)
+        assert await runner.read() == before
+
+
+async def test_contract_what_is_there_may_come_again(runner: NftRunner) -> None:
+    await runner.run((fresh(MARK) + diff(Ruleset(), SOME)).steps)
+    before = await runner.read()
+    again = Elements("add", "steer4", (Element(("10.96.0.1", "tcp", 80)),))
+    await runner.run([(again,)])
+    await runner.run([str(again)])
     assert await runner.read() == before
 
 

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyproxy.core.ruleset import Planner, ruleset
-from pyproxy.core.ruleset_script import TABLE, layout
+from pyproxy.core.ruleset import ruleset
+from pyproxy.core.ruleset_script import layout
+from pyproxy.core.transaction import TABLE
 from pyproxy.model.service import Protocol
 from pyproxy.steer.nft import KernelTable, Nft
-from pyproxy.steer.routes import PolicyRoute, RouteError, families
+from pyproxy.steer.routes import RouteError, families
 from tests.support.builders import Json, applied
 from tests.support.netns import QUIET_S, Cluster, Host, cluster, needs_netns
-from tests.support.steering import SETTINGS, SteeringNode, dual, endpoints, new_steering
+from tests.support.steering import SETTINGS, SteeringNode, dual, endpoints, new_route
 
 pytestmark = needs_netns
 
@@ -130,8 +131,8 @@ def test_somebody_elses_transparent_listener_takes_nothing_by_our_doing(
 def test_a_restart_changes_nothing_and_interrupts_nobody(lab: Cluster, node: SteeringNode) -> None:
     before = elements(node)
     held = hold(lab, "TCP")
-    node.nft(f"add element {TABLE} services4 {{ 10.96.0.99 . tcp . 80 : goto steer }}")
-    node.steering, node.planner = new_steering(), Planner()
+    node.nft(f"add element {TABLE} steer4 {{ 10.96.0.99 . tcp . 80 }}")
+    node.restart()
     node.run(node.steering.start())
     assert lab.pods[0].ask("TCP", VIPS[0], 80).outcome == "answer"
     node.update()
@@ -144,7 +145,7 @@ def test_a_restart_changes_nothing_and_interrupts_nobody(lab: Cluster, node: Ste
 def test_another_layout_is_replaced_at_once(lab: Cluster, node: SteeringNode) -> None:
     name = layout(SETTINGS.mark)
     node.nft(f"delete chain {TABLE} {name}", f"add chain {TABLE} layout-old")
-    node.steering = new_steering()
+    node.restart()
     node.run(node.steering.start())
     assert lab.pods[0].ask("TCP", VIPS[0], 80).outcome == "answer"
     node.update()
@@ -156,15 +157,16 @@ def test_another_layout_is_replaced_at_once(lab: Cluster, node: SteeringNode) ->
 
 DAMAGE = {
     "the table": f"delete table {TABLE}",
-    "an element": f"delete element {TABLE} services4 {{ 10.96.0.10 . tcp . 80 }}",
-    "all elements": f"flush map {TABLE} services6",
+    "an element": f"delete element {TABLE} steer4 {{ 10.96.0.10 . tcp . 80 }}",
+    "all elements": f"flush set {TABLE} steer6",
     "a ClusterIP": f"delete element {TABLE} cluster-ips4 {{ 10.96.0.10 }}",
     "a network": f"flush set {TABLE} pods4",
     "a rule": f"flush chain {TABLE} prerouting",
     "a rule too many": f"insert rule {TABLE} output drop",
-    "an element too many": f"add element {TABLE} services4 {{ 10.1.1.1 . tcp . 80 : drop }}",
-    "a verdict": f"delete element {TABLE} services4 {{ 10.96.0.10 . udp . 80 }}\n"
-    f"add element {TABLE} services4 {{ 10.96.0.10 . udp . 80 : goto refuse }}",
+    "an element too many": f"add element {TABLE} verdicts4 {{ 10.1.1.1 . tcp . 80 : drop }}",
+    "a verdict": f"delete element {TABLE} steer4 {{ 10.96.0.10 . udp . 80 }}\n"
+    f"add element {TABLE} refuse4 {{ 10.96.0.10 . udp . 80 }}",
+    "a second verdict": f"add element {TABLE} refuse6 {{ fd00:96::10 . udp . 80 }}",
 }
 
 
@@ -280,7 +282,7 @@ def test_what_is_somebody_elses_is_not_taken_over(lab: Cluster, taken: str, says
 
 
 def test_the_route_is_made_once(lab: Cluster) -> None:
-    route = PolicyRoute(SETTINGS.mark, SETTINGS.route_table, SETTINGS.rule_priority)
+    route = new_route()
     with lab.node.entered():
         assert [route.ensure(), route.ensure()] == [True, False]
         assert [route.remove(), route.remove()] == [True, False]

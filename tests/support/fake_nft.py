@@ -1,6 +1,6 @@
 """nft without a kernel: takes the scripts of our table, gives it back, and traces packets.
 
-It knows the statements that ruleset_script writes and no others: an unknown one is an error, so
+It knows the statements that our transactions have and no others: an unknown one is an error, so
 that a test tells when the fake has to learn it. It passes the same contract as the real nft
 (tests/component/test_reconciler.py).
 """
@@ -11,9 +11,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from pyproxy.core.ruleset import GUARD_PREFIX, Ruleset
+from pyproxy.core.ruleset import GUARD_PREFIX, UNKNOWN, Ruleset
 from pyproxy.core.ruleset_script import LAYOUT_PREFIX
+from pyproxy.core.transaction import Step, script
 from pyproxy.model.addresses import Cidr, is_loopback, parse_cidr
+from pyproxy.model.persistent import PersistentMap, PersistentSet
 from pyproxy.model.service import Protocol
 from pyproxy.model.table import FrontendKey
 from pyproxy.steer.nft import KernelTable, NftError
@@ -52,27 +54,27 @@ class Table:
 
 
 class FakeNft:
-    """An NftRunner. scripts: every script that was taken. fault: what the next `run` raises."""
+    """An NftRunner. taken: the steps of every transaction. fault: what the next `run` raises."""
 
     def __init__(self) -> None:
         self.table: Table | None = None
-        self.scripts: list[tuple[str, ...]] = []
+        self.taken: list[tuple[Step, ...]] = []
         self.fault: NftError | None = None
 
     async def check_version(self) -> None:
         """It is always new enough."""
 
-    async def run(self, steps: Sequence[str]) -> None:
-        """Take all of a script or nothing of it."""
+    async def run(self, steps: Sequence[Step]) -> None:
+        """Take all of a transaction or nothing of it."""
         fault, self.fault = self.fault, None
         if fault is not None:
             raise fault
         table = copy.deepcopy(self.table)
-        for line in "\n".join(steps).splitlines():
+        for line in script(steps).splitlines():
             table = _apply(table, line)
         _check_jumps(table)
         self.table = table
-        self.scripts.append(tuple(steps))
+        self.taken.append(tuple(steps))
 
     async def read(self) -> KernelTable | None:
         """Give the table as the real one does."""
@@ -82,13 +84,18 @@ class FakeNft:
         return KernelTable(
             next((name for name in chains if name.startswith(LAYOUT_PREFIX)), ""),
             Ruleset(
-                services={
-                    _key(text): verdict.removeprefix("goto ")
-                    for digit in "46"
-                    for text, verdict in elements[f"services{digit}"].items()
-                },
-                guards=dict.fromkeys(n for n in chains if n.startswith(GUARD_PREFIX)),
-                cluster_ips=frozenset((*elements["cluster-ips4"], *elements["cluster-ips6"])),
+                services=PersistentMap(
+                    {
+                        _key(text): verdict.removeprefix("goto ") or name
+                        for name in ("steer", "refuse", "verdicts")
+                        for digit in "46"
+                        for text, verdict in elements[f"{name}{digit}"].items()
+                    }
+                ),
+                guards=PersistentMap(
+                    dict.fromkeys((n for n in chains if n.startswith(GUARD_PREFIX)), UNKNOWN)
+                ),
+                cluster_ips=PersistentSet((*elements["cluster-ips4"], *elements["cluster-ips6"])),
                 service_cidrs=self._cidrs("service-cidrs"),
                 pod_networks=self._cidrs("pods"),
             ),
@@ -156,6 +163,11 @@ def _vmap(table: Table, packet: Packet, found: "re.Match[str]") -> bool | str:
     return packet.prefix == found[1] and table.elements[found[2]].get(key, False)
 
 
+def _in_services(table: Table, packet: Packet, found: "re.Match[str]") -> bool | str:
+    key = f"{packet.destination} . {packet.protocol.lower()} . {packet.port}"
+    return packet.prefix == found[1] and key in table.elements[found[2]]
+
+
 def _in_set(table: Table, packet: Packet, found: "re.Match[str]") -> bool | str:
     elements = table.elements[found[3]]
     address = packet.source if found[2] == "saddr" else packet.destination
@@ -181,6 +193,7 @@ def _retired(table: Table, packet: Packet, found: "re.Match[str]") -> bool | str
 _EXPRESSIONS: list[tuple[str, _Expression]] = [
     (r"tcp flags & \(syn \| ack\) != syn", lambda t, p, m: p.protocol == "TCP" and not p.is_new),
     (r"(ip6?) daddr \. tcp dport @(\S+) update @\S+ \{[^}]*\}", _retired),
+    (r"(ip6?) daddr \. meta l4proto \. th dport @(\S+)", _in_services),
     (r"(ip6?) daddr \. meta l4proto \. th dport vmap @(\S+)", _vmap),
     (r"(ip6?) (saddr|daddr) @(\S+)", _in_set),
     (r"(ip6?) saddr != \{ ([^}]*) \}",
@@ -220,6 +233,8 @@ def _apply(table: Table | None, line: str) -> Table | None:
                 raise NftError(f"{line}: Device or resource busy")
             del table.chains[name]
         case _, "element":
+            if name not in table.elements:
+                raise _missing(line)
             _apply_elements(table.elements[name], verb, rest, line)
         case _:
             raise AssertionError(f"the fake does not know {line!r}")

@@ -97,8 +97,8 @@ class SteeringNode:
         )
         self.refused = refused
         self.servers: dict[FrontendKey, Server] = {}
-        self.planner = Planner()
-        self.steering = new_steering()
+        self._nft = Nft()
+        self.restart()
 
     def __enter__(self) -> Self:
         self.run(self.steering.start())
@@ -112,6 +112,12 @@ class SteeringNode:
         trace: TracebackType | None,
     ) -> None:
         self._runner.close()
+        self._nft.close()
+
+    def restart(self) -> None:
+        """Know nothing of what was done before, as a process that has just started."""
+        self.planner = Planner()
+        self.steering = Steering(self._nft, new_route(), SETTINGS)
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine to its end, on the node."""
@@ -157,7 +163,6 @@ class SteeringNode:
         return tuple(found)
 
 
-def new_steering() -> Steering:
-    """Steering as a process makes it that has just started."""
-    route = PolicyRoute(SETTINGS.mark, SETTINGS.route_table, SETTINGS.rule_priority)
-    return Steering(Nft(), route, SETTINGS)
+def new_route() -> PolicyRoute:
+    """The policy route of the settings."""
+    return PolicyRoute(SETTINGS.mark, SETTINGS.route_table, SETTINGS.rule_priority)
