@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyproxy.core.decision import decide
 from pyproxy.core.flows import Flow, is_stale
+from pyproxy.core.loops import leads_back
 from pyproxy.forward.dial import result_of
 from pyproxy.forward.sockets import EXHAUSTED, RawSocket, SocketAddress
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pyproxy.core.affinity import EndpointKey
     from pyproxy.forward.udp import UdpFrontend, UdpServer
     from pyproxy.model.endpoint import Endpoint
-    from pyproxy.model.reasons import FlowEnd
+    from pyproxy.model.reasons import ConnectResult, FlowEnd
 
 # Answers read in one turn.
 _ANSWERS_IN_A_TURN = 64
@@ -49,6 +50,7 @@ class UdpFlow(Flow):
         "_endpoint",
         "_frontend",
         "_must_move",
+        "_pool",
         "_refused",
         "_server",
         "_sock",
@@ -63,6 +65,7 @@ class UdpFlow(Flow):
         self._counters = frontend.counters
         self._backend = frontend.frontend.backend
         self._endpoint: Endpoint | None = None
+        self._pool = frontend.pool  # that the endpoint was picked from
         self._sock: RawSocket | None = None
         self._refused: set[EndpointKey] = set()
         self._must_move = False
@@ -98,6 +101,8 @@ class UdpFlow(Flow):
             return
         self._server.poller.close(self._sock)
         self._sock = None
+        if self._endpoint is not None:
+            self._pool.released(self._endpoint)
         self._counters.active -= 1
         self._counters.closed[reason] += 1
         self._frontend.flows -= 1
@@ -130,6 +135,8 @@ class UdpFlow(Flow):
         self.end("service_gone")
 
     def _on_answer(self, data: memoryview) -> None:
+        if not self.is_replied and self._endpoint is not None:
+            self._frontend.pool.connected(self._endpoint)
         self._server.flows.replied(self, self._server.clock())
         self._refused.clear()
         self._unanswered = ()
@@ -157,7 +164,7 @@ class UdpFlow(Flow):
             return
         self._counters.attempts[result] += 1
         self._refused.add((self._endpoint.address, self._endpoint.port))
-        self._server.balancer.failed(self._backend, self._client[0], self._endpoint)
+        self._frontend.pool.failed(self._client[0], self._endpoint, self._server.clock())
         self._must_move = True
 
     def _send_elsewhere(self, datagrams: "Sequence[memoryview | bytes]") -> None:
@@ -191,35 +198,44 @@ class UdpFlow(Flow):
 
     def _move(self) -> bool:
         """Leave the endpoint for another; a new socket, as the old keeps its source address."""
-        old_sock, old_endpoint = self._sock, self._endpoint
+        old_sock, old_endpoint, old_pool = self._sock, self._endpoint, self._pool
         if not self._connect():
             return False
         self._must_move = False
         if old_sock is not None and old_endpoint is not None:
             self._server.poller.close(old_sock)
+            old_pool.released(old_endpoint)
             self._counters.flows_moved += old_endpoint != self._endpoint
         return True
 
     def _connect(self) -> bool:
         """Pick an endpoint and connect a socket to it; without one everything stays as it is."""
-        dial = self._server.dialler.datagram
+        dial, frontend, pool = self._server.dialler.datagram, self._frontend, self._frontend.pool
         while (endpoint := self._pick()) is not None:
+            if leads_back(endpoint, frontend.frontend, self._server.all_frontends):
+                self._give_up(endpoint, "loop")
+                continue
             try:
-                sock = dial(self._frontend.frontend, self._client[0], endpoint)
+                sock = dial(frontend.frontend, self._client[0], endpoint)
             except OSError as error:
                 if error.errno in EXHAUSTED:
+                    pool.released(endpoint)
                     # A flow that moves must not evict itself; the client's next datagram opens one.
                     if self._sock is None and self._server.evict_oldest():
                         continue
                     self._server.report_exhaustion(error, f"connect to {endpoint} over UDP")
                     return False
-                self._counters.attempts[result_of(error.errno or 0)] += 1
-                self._refused.add((endpoint.address, endpoint.port))
+                self._give_up(endpoint, result_of(error.errno or 0))
                 continue
-            self._sock, self._endpoint = sock, endpoint
+            self._sock, self._endpoint, self._pool = sock, endpoint, pool
             self._server.poller.watch(sock.fileno(), self)
             return True
         return False
+
+    def _give_up(self, endpoint: "Endpoint", result: "ConnectResult") -> None:
+        self._counters.attempts[result] += 1
+        self._frontend.pool.released(endpoint)
+        self._refused.add((endpoint.address, endpoint.port))
 
     def _pick(self) -> "Endpoint | None":
         """Pick by the rules for a new connection; None when all have refused."""
@@ -227,6 +243,4 @@ class UdpFlow(Flow):
         decision = decide(frontend, client, server.dialler.node)
         if decision.action != "forward":
             return None
-        return server.balancer.pick(
-            frontend.backend, decision.endpoints, client, server.clock(), self._refused
-        )
+        return self._frontend.pool.pick(decision.endpoints, client, server.clock(), self._refused)

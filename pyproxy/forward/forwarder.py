@@ -11,6 +11,7 @@ from pyproxy.forward.connections import Connections
 from pyproxy.forward.dial import Dialler
 from pyproxy.forward.limits import Admission
 from pyproxy.forward.listeners import TcpListeners
+from pyproxy.forward.live_counts import LiveCounts, OwnCounts
 from pyproxy.forward.poller import Poller
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.source import available_ports
@@ -29,7 +30,8 @@ class Forwarder:
     """Listens on every frontend of the table that can have clients, and forwards them.
 
     To be made, used and closed in one running event loop. Nothing here waits but `drain`.
-    `clock` is monotonic, in seconds.
+    `clock` is monotonic, in seconds. live_counts: of the Services whose connections are limited,
+    over all processes that forward; without it this one is alone.
     """
 
     def __init__(
@@ -38,21 +40,29 @@ class Forwarder:
         balancer: Balancer,
         metrics: Metrics,
         clock: Callable[[], float],
+        live_counts: LiveCounts | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._balancer = balancer
+        self._clock = clock
         self._metrics = metrics
         self._poller = Poller(loop, clock)
         self._admission = Admission(settings, self._poller, metrics, clock, loop)
         keeps_sources = settings.source_address == "auto"
         self._dialler = Dialler(metrics, available_ports() if keeps_sources else None)
         self._connections = Connections(
-            settings, balancer, self._dialler, self._poller, self._admission, clock, loop
+            settings,
+            balancer,
+            self._dialler,
+            self._poller,
+            self._admission,
+            metrics,
+            OwnCounts() if live_counts is None else live_counts,
         )
-        self._tcp = TcpListeners(
-            settings, self._poller, self._connections, self._admission, metrics
+        self._tcp = TcpListeners(settings, self._poller, self._connections, self._admission)
+        self._udp = UdpServer(
+            settings, balancer, self._dialler, self._poller, self._admission, metrics
         )
-        self._udp = UdpServer(settings, balancer, self._dialler, self._poller, metrics, clock, loop)
         self._bindings = Bindings(settings, {"TCP": self._tcp, "UDP": self._udp}, metrics, loop)
         self._frontends: Mapping[FrontendKey, Frontend] = {}
         self._unwanted: set[FrontendKey] = set()
@@ -88,6 +98,7 @@ class Forwarder:
         if self._is_stopping:
             return
         self._dialler.node = table.node
+        self._connections.frontends = self._udp.all_frontends = table.frontends
         gone, new = changes(self._frontends, table.frontends, touched)
         previous, self._frontends = self._frontends, table.frontends
         self._bindings.serve([frontend for frontend in new if may_forward(frontend)])
@@ -99,7 +110,7 @@ class Forwarder:
             if not may_forward(frontend):
                 self._bindings.dismiss(frontend.key, frontend)
                 self._unwanted.add(frontend.key)
-        self._tell_balancer(frontend for frontend in new if frontend.key in previous)
+        self._tell_pools(new)
         self._count_uses(gone, new, previous)
         self._metrics.table_generation = table.generation
         self._metrics.frontends = len(table.frontends)
@@ -154,11 +165,13 @@ class Forwarder:
         for key in self.listening():
             self._bindings.retire(key)
 
-    def _tell_balancer(self, changed: Iterable[Frontend]) -> None:
+    def _tell_pools(self, changed: Iterable[Frontend]) -> None:
         """Frontends share their Service port's backend; each one is told of once."""
         backends: dict[int, Backend] = {id(f.backend): f.backend for f in changed}
+        now_s = self._clock()
         for backend in backends.values():
-            self._balancer.updated(backend)
+            self._balancer.updated(backend, now_s)
+            self._connections.updated(backend)
 
     def _count_uses(
         self,

@@ -1,10 +1,13 @@
 """Whether to take one more client: the bound on live connections, and pauses when out of files.
 
-Clients that are not taken stay in the kernel's accept queues; nothing is refused, nothing spins.
+Clients that are not taken stay in the kernel's accept queues; nothing is refused here, nothing
+spins. Before descriptors run out they run short, and then the Service with the most connections
+should get no more (`is_short`): one Service's flood must not take what the others need.
 Owns the list of listeners that have stopped because of it (parked), and wakes them.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+# Above this share of the descriptors they run short.
+_SHORT = 0.9
+# Descriptors of the process that the forwarder does not count: the loop's, logs, HTTP ports.
+_OTHERS = 64
+
+
 class Admission:
     """Counts live connections and says whether one more may come."""
 
@@ -33,6 +42,8 @@ class Admission:
     ) -> None:
         self.live = 0
         self._max = settings.max_connections
+        limit = settings.max_descriptors
+        self._many = math.inf if limit is None else limit * _SHORT - _OTHERS
         self._poller = poller
         self._metrics = metrics
         self._parked: dict[Watcher, None] = {}
@@ -45,6 +56,10 @@ class Admission:
     def may_accept(self) -> bool:
         """Whether one more connection may be accepted now."""
         return self.live < self._max and not self._is_paused and not self._starved
+
+    def is_short(self) -> bool:
+        """Whether descriptors run short. Pipes are few (`pipes.MAX_PIPES`), and not counted."""
+        return self._poller.watched >= self._many
 
     def opened(self) -> None:
         """Count a connection that was accepted."""

@@ -8,7 +8,6 @@ from pyproxy.forward.connections import Connections
 from pyproxy.forward.limits import Admission
 from pyproxy.forward.poller import Poller
 from pyproxy.forward.sockets import EXHAUSTED, RawSocket, accept, listen_tcp
-from pyproxy.metrics import Metrics
 
 if TYPE_CHECKING:
     from pyproxy.forward.settings import ForwardSettings
@@ -36,7 +35,10 @@ _ACCEPTS_IN_A_TURN = 32
 
 
 class TcpListener:
-    """One listening socket. It *is* the answer to which frontend a client asked for."""
+    """One listening socket. It *is* the answer to which frontend a client asked for.
+
+    frontend: its newest state. served: what the connections of its Service port share.
+    """
 
     def __init__(
         self,
@@ -44,22 +46,20 @@ class TcpListener:
         sock: RawSocket,
         connections: Connections,
         admission: Admission,
-        metrics: Metrics,
     ) -> None:
         self._sock = sock
         self._connections = connections
         self._admission = admission
-        self._metrics = metrics
         self._is_open = True
         self.serve(frontend)
 
     def __str__(self) -> str:
-        return f"the listener {self._frontend}"
+        return f"the listener {self.frontend}"
 
     def serve(self, frontend: "Frontend") -> None:
         """Send new clients by this state of the frontend; the socket is not touched."""
-        self._frontend = frontend
-        self._counters = self._metrics.service_port(frontend.backend.name)
+        self.frontend = frontend
+        self.served = self._connections.served(frontend.backend)
 
     def on_events(self, fd: int, events: int) -> None:  # noqa: ARG002  # only clients can be reported
         """Accept the clients that wait."""
@@ -102,13 +102,13 @@ class TcpListener:
             return False
         except OSError as error:
             if error.errno in EXHAUSTED:
-                self._admission.exhausted(error, f"accept on {self._frontend}")
+                self._admission.exhausted(error, f"accept on {self.frontend}")
                 self._admission.park(self)
                 return False
             if error.errno not in _CLIENT_GONE:
                 raise
             return True
-        self._connections.open(self._frontend, self._counters, client, address)
+        self._connections.open(self, client, address)
         return True
 
 
@@ -121,13 +121,11 @@ class TcpListeners:
         poller: Poller,
         connections: Connections,
         admission: Admission,
-        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._poller = poller
         self._connections = connections
         self._admission = admission
-        self._metrics = metrics
         self._listeners: dict[FrontendKey, TcpListener] = {}
 
     def keys(self) -> "list[FrontendKey]":
@@ -145,7 +143,7 @@ class TcpListeners:
             listener.serve(frontend)
             return
         sock = listen_tcp(frontend.address, frontend.port, self._settings)
-        listener = TcpListener(frontend, sock, self._connections, self._admission, self._metrics)
+        listener = TcpListener(frontend, sock, self._connections, self._admission)
         self._listeners[frontend.key] = listener
         self._poller.watch(sock.fileno(), listener)
 

@@ -54,10 +54,14 @@ class Watcher(Protocol):
 
 
 class Poller:
-    """Hands the events of descriptors to their watchers. Owns the epoll."""
+    """Hands the events of descriptors to their watchers. Owns the epoll.
+
+    loop: that it is nested in. clock: monotonic, in seconds.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
-        self._loop = loop
+        self.loop = loop
+        self.clock = clock
         self._epoll = select.epoll()
         self._watchers: dict[int, Watcher] = {}
         self._resumed: list[Watcher] = []
@@ -65,6 +69,11 @@ class Poller:
         self._is_dispatching = False
         self._faults = Burst(clock)
         loop.add_reader(self._epoll.fileno(), self._on_readable)
+
+    @property
+    def watched(self) -> int:
+        """How many descriptors are watched."""
+        return len(self._watchers)
 
     def watch(self, fd: int, watcher: Watcher) -> None:
         """Report the events of a descriptor from now on, and what it is ready for already."""
@@ -86,7 +95,7 @@ class Poller:
     def resume(self, watcher: Watcher) -> None:
         """Call the watcher's `on_resume` in the loop's next round, after others had their turn."""
         if not self._resumed:
-            self._loop.call_soon(self._on_resumable)
+            self.loop.call_soon(self._on_resumable)
         self._resumed.append(watcher)
 
     def guard(self, watcher: Watcher, step: Callable[[], None]) -> None:
@@ -99,7 +108,7 @@ class Poller:
     def shut_down(self) -> None:
         """Close the epoll. Every watched socket must have been closed."""
         if not self._epoll.closed:
-            self._loop.remove_reader(self._epoll.fileno())
+            self.loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
         self._resumed.clear()
 

@@ -53,6 +53,7 @@ class Direction:
     source_ended: the source's FIN was seen, so a short read is not the last: EOF comes after it.
     ended: ENDED or a loss was answered; it is not pumped again.
     is_waiting: TURN_OVER was answered; it is pumped when its turn comes, not by events.
+    moved: bytes passed on so far.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class Direction:
         "ended",
         "is_to_client",
         "is_waiting",
+        "moved",
         "source",
         "source_ended",
     )
@@ -79,6 +81,7 @@ class Direction:
         self.source_ended = False
         self.ended = False
         self.is_waiting = False
+        self.moved = 0
         self._workspace = workspace
         self._pending: memoryview | None = None
         self._full_buffers = 0
@@ -90,6 +93,10 @@ class Direction:
     def has_pending(self) -> bool:
         """Whether bytes wait here for the destination."""
         return self._pending is not None or self._pipe is not None
+
+    def begin_with(self, data: bytes) -> None:
+        """Send this before anything else: it waits for the destination from the start."""
+        self._pending = memoryview(data)
 
     def pump(self, counters: ServicePortCounters) -> Outcome:
         """Move what can be moved now, within one turn. The bytes passed on are counted."""
@@ -200,6 +207,7 @@ class Direction:
             self._count(moved, counters)
 
     def _count(self, moved: int, counters: ServicePortCounters) -> None:
+        self.moved += moved
         if self.is_to_client:
             counters.bytes_to_client += moved
         else:

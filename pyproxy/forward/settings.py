@@ -11,7 +11,10 @@ class ForwardSettings(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: for one attempt; connect_deadline_s: for all attempts of one connection.
     keepalive_*: TCP keep-alive of both legs; a vanished peer is noticed after
         idle + interval * probes, here two minutes. Idle connections are never closed.
+    drain_timeout_s: how long a connection may outlive its endpoint, or its greatest age.
     max_connections: live TCP connections; further ones wait in the kernel's accept queues.
+    max_descriptors: sockets and pipes; above nine tenths of them the Service with the most
+        connections gets no more. None: no bound but the system's.
     accept_pause_s: how long to leave clients in the accept queues when descriptors run out.
     backlog: of each TCP listener; the kernel cuts it to net.core.somaxconn (4096 by default).
     reuse_port: let several processes listen on the same frontends (SO_REUSEPORT).
@@ -32,7 +35,9 @@ class ForwardSettings(msgspec.Struct, frozen=True, kw_only=True):
     keepalive_idle_s: int = 60
     keepalive_interval_s: int = 15
     keepalive_probes: int = 4
+    drain_timeout_s: float = 30.0
     max_connections: int = 65_536
+    max_descriptors: int | None = None
     accept_pause_s: float = 0.1
     backlog: int = 4096
     reuse_port: bool = False

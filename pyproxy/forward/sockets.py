@@ -84,14 +84,14 @@ def _bound(
     return sock
 
 
-def accept(listener: RawSocket) -> tuple[RawSocket, str]:
+def accept(listener: RawSocket) -> tuple[RawSocket, SocketAddress]:
     """Take the next client off the queue: its socket and its address. Raises OSError.
 
     The descriptor stays in blocking mode, which would take a call to change; the flag given here
     only tells Python so. Reads and writes on it say MSG_DONTWAIT.
     """
     fd, address = cast(tuple[int, SocketAddress], listener._accept())  # type: ignore[attr-defined]
-    return RawSocket(listener.family, _NON_BLOCKING_STREAM, 0, fd), address[0]
+    return RawSocket(listener.family, _NON_BLOCKING_STREAM, 0, fd), address
 
 
 def stream_socket(address: str) -> RawSocket:

@@ -3,6 +3,9 @@
     accepted -> refused (not forwarded: reset)
              -> dialling one endpoint after another -> relaying -> closed
 
+What becomes of it later on, by age or silence or with its endpoint, is looked at from outside
+(`look`): the hot path only counts bytes.
+
 The client is not read before an endpoint is connected, so another endpoint can still be tried: its
 first bytes stay in the kernel. A FIN is not the end: a client may send its request, end its side
 and wait for the answer. A reset on one side is passed on as a reset to the other.
@@ -14,6 +17,9 @@ import socket
 from typing import TYPE_CHECKING
 
 from pyproxy.core.decision import decide
+from pyproxy.core.lifetime import overdue
+from pyproxy.core.loops import leads_back
+from pyproxy.core.proxy_protocol import header
 from pyproxy.forward.dial import result_of
 from pyproxy.forward.poller import ERROR, HANGUP, OUT, PEER_ENDED, READABLE
 from pyproxy.forward.relay import Direction, Outcome
@@ -22,10 +28,10 @@ from pyproxy.forward.sockets import EXHAUSTED, RawSocket, probe_when_silent, res
 if TYPE_CHECKING:
     from pyproxy.core.affinity import EndpointKey
     from pyproxy.forward.connections import Connections
-    from pyproxy.metrics import ServicePortCounters
+    from pyproxy.forward.listeners import TcpListener
+    from pyproxy.forward.sockets import SocketAddress
     from pyproxy.model.endpoint import Endpoint
     from pyproxy.model.reasons import CloseReason, ConnectResult
-    from pyproxy.model.table import Frontend
 
 log = logging.getLogger(__name__)
 
@@ -33,63 +39,71 @@ _FAILED = ERROR | HANGUP
 
 
 class Connection:
-    """A client's connection. `next_step_s`: when the attempt that is under way times out."""
+    """A client's connection.
+
+    served: what it shares with the others of its Service port. endpoint_key: where it leads, or
+    would while it dials. next_step_s: when the attempt that is under way times out.
+    """
 
     __slots__ = (
         "_client",
         "_client_address",
         "_client_events",
-        "_counters",
         "_endpoint",
-        "_endpoints",
-        "_frontend",
         "_give_up_s",
         "_is_open",
+        "_listener",
+        "_moved",
+        "_opened_s",
+        "_quiet_since_s",
         "_shared",
         "_to_client",
         "_to_endpoint",
         "_tried",
         "_upstream",
         "next_step_s",
+        "served",
     )
 
     def __init__(
         self,
         shared: "Connections",
-        frontend: "Frontend",
-        counters: "ServicePortCounters",
+        listener: "TcpListener",
         client: RawSocket,
-        client_address: str,
+        client_address: "SocketAddress",
     ) -> None:
+        self.served = listener.served
         self._shared = shared
-        self._frontend = frontend
-        self._counters = counters
+        self._listener = listener
         self._client = client
         self._client_address = client_address
         self._is_open = True
         self._client_events = 0  # those that came before an endpoint was connected
-        self._endpoints: tuple[Endpoint, ...] = ()
         self._tried: set[EndpointKey] = set()
         self._endpoint: Endpoint | None = None
         self._upstream: RawSocket | None = None
         self._to_endpoint: Direction | None = None
         self._to_client: Direction | None = None
+        self._opened_s = 0.0
         self._give_up_s = 0.0
+        self._moved = -1  # bytes, at the last look
+        self._quiet_since_s = 0.0
         self.next_step_s = 0.0
 
     def __str__(self) -> str:
-        return f"a connection of {self._client_address} to {self._frontend}"
+        return f"a connection of {self._client_address[0]} to {self._listener.frontend}"
+
+    @property
+    def endpoint_key(self) -> "EndpointKey | None":
+        """Address and port of its endpoint; None before one was picked."""
+        endpoint = self._endpoint
+        return None if endpoint is None else (endpoint.address, endpoint.port)
 
     def start(self) -> None:
-        """Decide about the client: refuse it, or dial the first endpoint."""
+        """Dial the first endpoint, or refuse the client."""
         shared = self._shared
-        decision = decide(self._frontend, self._client_address, shared.dialler.node)
-        if decision.action != "forward":
-            is_outside = decision.reason == "SourceNotAllowed"
-            self._close("not_allowed" if is_outside else "no_endpoint", reset=True)
-            return
-        self._endpoints = decision.endpoints
-        self._give_up_s = shared.clock() + shared.settings.connect_deadline_s
+        self._opened_s = shared.clock()
+        self._give_up_s = self._opened_s + shared.settings.connect_deadline_s
         shared.poller.watch(self._client.fileno(), self)
         shared.dialling(self)
         self._dial()
@@ -126,9 +140,29 @@ class Connection:
         if self._upstream is not None:
             probe_when_silent(self._upstream, self._shared.settings)
 
-    def cut(self) -> None:
-        """Reset both sides: pyproxy stops."""
-        self._close("drained", reset=True)
+    def cut(self, reason: "CloseReason") -> None:
+        """Reset both sides."""
+        self._close(reason, reset=True)
+
+    def look(self, now_s: float) -> None:
+        """End it when it is silent, or old, for longer than its Service allows."""
+        to_endpoint, to_client = self._to_endpoint, self._to_client
+        if to_endpoint is None or to_client is None:
+            return  # dialling has a deadline of its own
+        moved = to_endpoint.moved + to_client.moved
+        if moved != self._moved:
+            self._moved = moved
+            self._quiet_since_s = now_s
+        reason = overdue(
+            self.served.options,
+            age_s=now_s - self._opened_s,
+            quiet_s=now_s - self._quiet_since_s,
+            has_pending=to_endpoint.has_pending or to_client.has_pending,
+            client_port=self._client_address[1],
+            grace_s=self._shared.settings.drain_timeout_s,
+        )
+        if reason is not None:
+            self._close(reason)
 
     # Dialling
 
@@ -140,34 +174,47 @@ class Connection:
             self._attempt_failed("timeout")
 
     def _dial(self) -> None:
-        """Start an attempt; while the kernel fails those at once, start another."""
-        shared = self._shared
+        """Start an attempt; while the kernel fails those at once, start another.
+
+        Each attempt is decided about anew: endpoints may have come and gone since the last.
+        """
+        shared, served = self._shared, self.served
         while (now_s := shared.clock()) < self._give_up_s:
-            endpoint = self._endpoint = shared.balancer.pick(
-                self._frontend.backend, self._endpoints, self._client_address, now_s, self._tried
-            )
+            frontend, client = self._listener.frontend, self._client_address[0]
+            decision = decide(frontend, client, shared.dialler.node)
+            if decision.action != "forward":
+                is_outside = decision.reason == "SourceNotAllowed"
+                self._close("not_allowed" if is_outside else "no_endpoint", reset=True)
+                return
+            endpoint = served.pool.pick(decision.endpoints, client, now_s, self._tried)
             if endpoint is None:
                 break
+            self._endpoint = endpoint
+            if leads_back(endpoint, frontend, shared.frontends):
+                self._give_up_endpoint("loop")
+                continue
             try:
-                self._upstream = shared.dialler.stream(
-                    self._frontend, self._client_address, endpoint
-                )
+                self._upstream = shared.dialler.stream(frontend, client, endpoint)
             except OSError as error:
                 if error.errno in EXHAUSTED:
-                    # Another endpoint needs a descriptor as well. Wait for one until the deadline.
-                    self._count_attempt("error")
-                    shared.admission.exhausted(error, f"connect to {endpoint}")
-                    shared.admission.starve(self)
-                    pause_s = now_s + shared.settings.accept_pause_s
-                    self.next_step_s = min(pause_s, self._give_up_s)
+                    self._wait_for_descriptors(error, endpoint, now_s)
                     return
                 self._note_failure(result_of(error.errno or 0))
                 continue
             shared.admission.fed(self)
             shared.poller.watch(self._upstream.fileno(), self)
-            self.next_step_s = min(now_s + shared.settings.connect_timeout_s, self._give_up_s)
+            timeout_s = served.options.connect_timeout_s or shared.settings.connect_timeout_s
+            self.next_step_s = min(now_s + timeout_s, self._give_up_s)
             return
         self._close("connect_failed", reset=True)
+
+    def _wait_for_descriptors(self, error: OSError, endpoint: "Endpoint", now_s: float) -> None:
+        """Try again soon, until the deadline: another endpoint needs a descriptor as well."""
+        shared = self._shared
+        self._give_back_endpoint("error")
+        shared.admission.exhausted(error, f"connect to {endpoint}")
+        shared.admission.starve(self)
+        self.next_step_s = min(now_s + shared.settings.accept_pause_s, self._give_up_s)
 
     def _on_client_while_dialling(self, events: int) -> None:
         if events & _FAILED:
@@ -192,25 +239,45 @@ class Connection:
         self._dial()
 
     def _note_failure(self, result: "ConnectResult") -> None:
+        endpoint, shared = self._endpoint, self._shared
+        assert endpoint is not None
+        self.served.pool.failed(self._client_address[0], endpoint, shared.clock())
+        log.debug("connect to %s for %s: %s", endpoint, self.served.pool.backend.name, result)
+        self._give_up_endpoint(result)
+
+    def _give_up_endpoint(self, result: "ConnectResult") -> None:
+        """Try another endpoint, and never this one again."""
         endpoint = self._endpoint
         assert endpoint is not None
-        self._count_attempt(result)
         self._tried.add((endpoint.address, endpoint.port))
-        self._shared.balancer.failed(self._frontend.backend, self._client_address, endpoint)
-        log.debug("connect to %s for %s: %s", endpoint, self._frontend.backend.name, result)
+        self._give_back_endpoint(result)
 
-    def _count_attempt(self, result: "ConnectResult") -> None:
-        self._counters.attempts[result] += 1
+    def _give_back_endpoint(self, result: "ConnectResult") -> None:
+        assert self._endpoint is not None
+        self.served.counters.attempts[result] += 1
+        self.served.pool.released(self._endpoint)
+        self._endpoint = None
 
     def _connected(self, upstream: RawSocket, events: int) -> None:
-        shared = self._shared
-        self._count_attempt("ok")
+        shared, served = self._shared, self.served
+        assert self._endpoint is not None
+        served.counters.attempts["ok"] += 1
+        served.pool.connected(self._endpoint)
         shared.dialled(self)
         workspace = shared.workspace
         to_endpoint = Direction(self._client, upstream, workspace, is_to_client=False)
         to_client = Direction(upstream, self._client, workspace, is_to_client=True)
+        if served.options.proxy_protocol:
+            frontend = self._listener.frontend
+            client, client_port = self._client_address[:2]
+            to_endpoint.begin_with(header(client, client_port, frontend.address, frontend.port))
         self._to_endpoint, self._to_client = to_endpoint, to_client
-        self._on_relay_events(self._client_events & ~OUT, to_endpoint, to_client)
+        if (
+            to_endpoint.has_pending
+        ):  # the endpoint waits for it, the client perhaps for the endpoint
+            self._pump(to_endpoint)
+        if self._is_open:
+            self._on_relay_events(self._client_events & ~OUT, to_endpoint, to_client)
         if self._is_open:  # the endpoint may have spoken first
             self._on_relay_events(events & ~OUT, to_client, to_endpoint)
 
@@ -237,7 +304,7 @@ class Connection:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
     def _pump(self, direction: Direction) -> None:
-        outcome = direction.pump(self._counters)
+        outcome = direction.pump(self.served.counters)
         if outcome is Outcome.BLOCKED:
             return
         if outcome is Outcome.TURN_OVER:
@@ -269,7 +336,7 @@ class Connection:
         """
         other = self._other(direction)
         if not (other.ended or other.has_pending):
-            other.pump(self._counters)
+            other.pump(self.served.counters)
         self._reset_by(direction.destination)
 
     def _other(self, direction: Direction) -> Direction:
@@ -295,6 +362,6 @@ class Connection:
                 if reset:
                     reset_on_close(sock)
                 self._shared.poller.close(sock)
-        self._counters.active -= 1
-        self._counters.closed[reason] += 1
-        self._shared.ended(self)
+        if self._endpoint is not None:
+            self.served.pool.released(self._endpoint)
+        self._shared.ended(self, reason)

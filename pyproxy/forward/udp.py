@@ -5,9 +5,7 @@ table takes no new clients but keeps its socket for the flows it has, until the 
 (PARITY 5.11, 11.10); it is revived when it comes back before that.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyproxy.core.balancer import Balancer
@@ -15,6 +13,7 @@ from pyproxy.core.flows import FlowTable
 from pyproxy.forward.burst import Burst
 from pyproxy.forward.dial import Dialler
 from pyproxy.forward.flow import UdpFlow
+from pyproxy.forward.limits import Admission
 from pyproxy.forward.poller import Poller
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.sockets import RawSocket, SocketAddress, bind_udp
@@ -22,6 +21,8 @@ from pyproxy.forward.ticker import Ticker
 from pyproxy.metrics import Metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pyproxy.model.reasons import FlowEnd
     from pyproxy.model.table import Frontend, FrontendKey
 
@@ -53,6 +54,7 @@ class UdpFrontend:
         """Send new flows, and flows that move, by this state of the frontend."""
         self.frontend = frontend
         self.counters = self._server.metrics.service_port(frontend.backend.name)
+        self.pool = self._server.balancer.pool(frontend.backend)
 
     def retire(self) -> None:
         """Take no new clients; close with the last flow."""
@@ -101,6 +103,8 @@ class UdpFrontend:
         if flow is None:
             if self.is_retired:
                 return
+            if server.admission.is_short():
+                server.evict_oldest()
             flow = UdpFlow(server, self, client)
             if not flow.open():
                 return
@@ -120,25 +124,27 @@ class UdpServer:
         balancer: Balancer,
         dialler: Dialler,
         poller: Poller,
+        admission: Admission,
         metrics: Metrics,
-        clock: Callable[[], float],
-        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.settings = settings
         self.balancer = balancer
         self.dialler = dialler
         self.poller = poller
+        self.admission = admission
         self.metrics = metrics
-        self.clock = clock
+        self.clock = poller.clock
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
-        self._exhaustions = Burst(clock)
+        self._exhaustions = Burst(poller.clock)
         self.flows: FlowTable[UdpFlow] = FlowTable(
             settings.max_udp_flows,
             settings.udp_unreplied_timeout_s,
             settings.udp_replied_timeout_s,
         )
+        # Those of the newest table, listened on or not.
+        self.all_frontends: Mapping[FrontendKey, Frontend] = {}
         self._frontends: dict[FrontendKey, UdpFrontend] = {}
-        self._idle_times = Ticker(loop, _TICK_S, self._expire)
+        self._idle_times = Ticker(poller.loop, _TICK_S, self._expire)
 
     def keys(self) -> "list[FrontendKey]":
         """The frontends that take new clients."""

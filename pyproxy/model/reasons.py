@@ -13,7 +13,13 @@ CloseReason = Literal[
     "no_endpoint",  # refused: nothing usable behind the Service for this client
     "not_allowed",  # refused: the source ranges leave this client out
     "connect_failed",  # refused: no endpoint could be connected within the deadline
+    "over_limit",  # refused: the Service has as many connections as it allows
+    "over_budget",  # refused: descriptors run short, and this Service has the most connections
+    "endpoint_removed",  # its endpoint had left the Service, or served no more
+    "idle",  # no byte for the Service's idle time-out
+    "aged",  # ended in order at the Service's greatest age of a connection
     "drained",  # cut at the end of the drain time, when pyproxy stopped
+    "worker_lost",  # the worker process that held it died
     "error",  # a fault of pyproxy itself; the log has it
 ]
 
@@ -22,6 +28,7 @@ ConnectResult = Literal[
     "refused",  # the endpoint's host answered that nothing listens there
     "timeout",  # no answer within the attempt's time
     "unreachable",  # no route, or an ICMP error on the way
+    "loop",  # not tried: the endpoint leads back to this frontend
     "error",  # this host could not try: no descriptor, no port, no permission
 ]
 
@@ -30,4 +37,5 @@ FlowEnd = Literal[
     "evicted",  # the flow table was full, and this flow the longest idle
     "drained",  # pyproxy stopped
     "service_gone",  # nothing serves this address any more
+    "worker_lost",  # the worker process that held it died
 ]

@@ -11,6 +11,7 @@ import msgspec
 from pyproxy.model.addresses import Cidr, Family
 from pyproxy.model.endpoint import Endpoint
 from pyproxy.model.node import NodeView
+from pyproxy.model.options import DEFAULT_OPTIONS, ServiceOptions
 from pyproxy.model.persistent import PersistentMap
 from pyproxy.model.service import Protocol, ServiceName, ServicePortName
 
@@ -29,6 +30,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
     has_any: a usable endpoint exists somewhere in the cluster; decides reject against drop (3.7).
     serving: every serving endpoint, usable or not; UDP flows to others are stale (11.3).
     source_ranges: clients of the load-balancer IPs; empty allows all. Of this family only.
+    options: what the Service's annotations ask for, over the configured defaults.
     """
 
     name: ServicePortName
@@ -42,6 +44,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
     affinity_seconds: int | None = None
     source_ranges: tuple[Cidr, ...] = ()
     load_balancer_ips: tuple[str, ...] = ()
+    options: ServiceOptions = DEFAULT_OPTIONS
 
 
 class Frontend(msgspec.Struct, frozen=True):

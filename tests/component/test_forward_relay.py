@@ -333,7 +333,7 @@ async def test_small_messages_are_sent_at_once_and_silent_peers_are_probed() -> 
         it.serve(frontend_of(vip, backend_of([endpoint])))
         with await connect(vip):
             await until(lambda: it.counters().attempts["ok"] == 1)
-            (connection,) = it.forwarder._connections._live
+            (connection,) = it.forwarder._connections.live()
             for leg in (connection._client, connection._upstream):
                 assert leg is not None
                 assert leg.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -353,7 +353,7 @@ async def test_a_fault_ends_its_own_connection_only(
                 assert await loop.sock_recv(client, 10) == b"hello"
             by_port = {
                 connection._client.getpeername()[1]: connection
-                for connection in it.forwarder._connections._live
+                for connection in it.forwarder._connections.live()
             }
             for client in (bad, bad_too):
                 direction = by_port[client.getsockname()[1]]._to_endpoint

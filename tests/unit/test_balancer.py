@@ -39,70 +39,70 @@ def last() -> float:
 
 def test_the_choice_is_uniform() -> None:
     balancer = Balancer(random.Random(1).random)
-    picks = Counter(balancer.pick(PLAIN, ENDPOINTS, CLIENT, 0) for _ in range(4000))
+    picks = Counter(balancer.pool(PLAIN).pick(ENDPOINTS, CLIENT, 0) for _ in range(4000))
     assert len(picks) == 4
     assert all(900 < count < 1100 for count in picks.values())
 
 
 def test_without_endpoints_there_is_nothing_to_pick() -> None:
     for each in (PLAIN, STICKY):
-        assert Balancer(first).pick(each, (), CLIENT, 0) is None
+        assert Balancer(first).pool(each).pick((), CLIENT, 0) is None
 
 
 def test_without_affinity_nothing_is_remembered() -> None:
     numbers = iter([0.0, 0.5, 0.99])
     balancer = Balancer(lambda: next(numbers))
-    assert [balancer.pick(PLAIN, ENDPOINTS, CLIENT, 0) for _ in range(3)] == [A, C, D]
-    balancer.failed(PLAIN, CLIENT, A)
+    assert [balancer.pool(PLAIN).pick(ENDPOINTS, CLIENT, 0) for _ in range(3)] == [A, C, D]
+    balancer.pool(PLAIN).failed(CLIENT, A, 0)
 
 
 def test_with_affinity_a_client_goes_where_it_went() -> None:
     numbers = iter([0.5, 0.0, 0.99])
     balancer = Balancer(lambda: next(numbers))
-    assert [balancer.pick(STICKY, ENDPOINTS, CLIENT, now) for now in (0, 99, 198)] == [C, C, C]
-    assert balancer.pick(STICKY, ENDPOINTS, "203.0.113.3", 198) is A
-    assert balancer.pick(STICKY, ENDPOINTS, CLIENT, 298) is D
+    assert [balancer.pool(STICKY).pick(ENDPOINTS, CLIENT, now) for now in (0, 99, 198)] == [C, C, C]
+    assert balancer.pool(STICKY).pick(ENDPOINTS, "203.0.113.3", 198) is A
+    assert balancer.pool(STICKY).pick(ENDPOINTS, CLIENT, 298) is D
 
 
 def test_an_endpoint_that_failed_is_not_tried_again_and_loses_the_client() -> None:
     balancer = Balancer(first)
-    assert balancer.pick(STICKY, ENDPOINTS, CLIENT, 0) is A
-    balancer.failed(STICKY, CLIENT, A)
-    assert balancer.pick(STICKY, ENDPOINTS, CLIENT, 0, [("10.0.0.1", 80)]) is B
-    assert balancer.pick(STICKY, ENDPOINTS, CLIENT, 1) is B
+    assert balancer.pool(STICKY).pick(ENDPOINTS, CLIENT, 0) is A
+    balancer.pool(STICKY).failed(CLIENT, A, 0)
+    assert balancer.pool(STICKY).pick(ENDPOINTS, CLIENT, 0, [("10.0.0.1", 80)]) is B
+    assert balancer.pool(STICKY).pick(ENDPOINTS, CLIENT, 1) is B
 
 
 def test_policies_share_the_records_but_each_picks_from_its_own_list() -> None:
     both = backend(*ENDPOINTS, affinity=100, local=(C, D))
     balancer = Balancer(first)
-    assert balancer.pick(both, both.cluster, CLIENT, 0) is A
-    assert balancer.pick(both, both.local, CLIENT, 1) is C
-    assert balancer.pick(both, both.cluster, CLIENT, 2) is A
+    assert balancer.pool(both).pick(both.cluster, CLIENT, 0) is A
+    assert balancer.pool(both).pick(both.local, CLIENT, 1) is C
+    assert balancer.pool(both).pick(both.cluster, CLIENT, 2) is A
 
 
 def test_a_client_is_rebalanced_when_its_endpoint_is_gone() -> None:
     numbers = iter([0.0, 0.99])
     balancer = Balancer(lambda: next(numbers))
-    assert balancer.pick(STICKY, ENDPOINTS, CLIENT, 0) is A
-    balancer.updated(backend(B, C, affinity=100))
-    balancer.updated(STICKY)  # the endpoint comes back, and its clients do not
-    assert balancer.pick(STICKY, ENDPOINTS, CLIENT, 1) is D
+    assert balancer.pool(STICKY).pick(ENDPOINTS, CLIENT, 0) is A
+    balancer.updated(backend(B, C, affinity=100), 0)
+    balancer.updated(STICKY, 0)  # the endpoint comes back, and its clients do not
+    assert balancer.pool(STICKY).pick(ENDPOINTS, CLIENT, 1) is D
 
 
 def test_turning_affinity_off_forgets_and_on_starts_anew() -> None:
     numbers = iter([0.0, 0.5])
     balancer = Balancer(lambda: next(numbers))
-    assert balancer.pick(STICKY, ENDPOINTS, CLIENT, 0) is A
-    balancer.updated(PLAIN)
-    assert balancer.pick(STICKY, ENDPOINTS, CLIENT, 1) is C
+    assert balancer.pool(STICKY).pick(ENDPOINTS, CLIENT, 0) is A
+    balancer.updated(PLAIN, 0)
+    assert balancer.pool(STICKY).pick(ENDPOINTS, CLIENT, 1) is C
 
 
 def test_a_removed_service_port_is_forgotten() -> None:
     numbers = iter([0.0, 0.5])
     balancer = Balancer(lambda: next(numbers))
-    assert balancer.pick(STICKY, ENDPOINTS, CLIENT, 0) is A
+    assert balancer.pool(STICKY).pick(ENDPOINTS, CLIENT, 0) is A
     balancer.removed(STICKY)
-    assert balancer.pick(STICKY, ENDPOINTS, CLIENT, 1) is C
+    assert balancer.pool(STICKY).pick(ENDPOINTS, CLIENT, 1) is C
 
 
 _CHOICES = st.lists(st.sampled_from(range(9)), unique=True)
@@ -132,8 +132,10 @@ def test_pick_returns_a_member_that_was_not_tried_or_none_when_all_were(
     balancer = Balancer(lambda: next(draws, 0.3))
     for client, _, wait in earlier:
         now += wait
-        balancer.pick(sticky, everything, client, now)
-    found = balancer.pick(sticky, endpoints, "a", now, [("10.0.0.1", number) for number in tried])
+        balancer.pool(sticky).pick(everything, client, now)
+    found = balancer.pool(sticky).pick(
+        endpoints, "a", now, [("10.0.0.1", number) for number in tried]
+    )
     if set(listed) <= set(tried):
         assert found is None
     else:
@@ -145,4 +147,4 @@ def test_pick_returns_a_member_that_was_not_tried_or_none_when_all_were(
 @given(st.integers(1, 5000))
 def test_the_largest_random_number_picks_the_last_endpoint(count: int) -> None:
     endpoints = tuple(Endpoint("10.0.0.1", number) for number in range(count))
-    assert Balancer(last).pick(PLAIN, endpoints, CLIENT, 0) is endpoints[-1]
+    assert Balancer(last).pool(PLAIN).pick(endpoints, CLIENT, 0) is endpoints[-1]
