@@ -92,12 +92,12 @@ class Agent:
         balancer = Balancer(random.random)
         self._forwarder = Forwarder(settings.forward, balancer, self.metrics, time.monotonic)
         self._steered = self._bridge = None
+        self._nft = Nft()
         if settings.steer is not None:
-            nft = Nft()
-            steering = Steering(nft, route_of(settings.steer), settings.steer)
+            steering = Steering(self._nft, route_of(settings.steer), settings.steer)
             self._steered = SteeredForwarder(self._forwarder, steering, self.metrics)
             if settings.forward.source_address == "auto":
-                self._bridge = BridgeReplies(nft, (FIRST_PORT, LAST_PORT))
+                self._bridge = BridgeReplies(self._nft, (FIRST_PORT, LAST_PORT))
         self._source = self._make_source()
         self._events = EventPublisher(self._make_sink(), time.monotonic)
         self._pipeline = Pipeline(
@@ -130,6 +130,7 @@ class Agent:
             raise _cause(faults) from faults
         finally:
             self._forwarder.close()
+            self._nft.close()
             await self._pipeline.close()
 
     def _make_source(self) -> ManifestSource | ApiServerSource:

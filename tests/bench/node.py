@@ -1,7 +1,8 @@
-"""A node with 10,000 Services of 10 endpoints: start, one change, memory, descriptors. Needs root.
+"""A node with 100 and with 10,000 Services of 10 endpoints: start, one change, memory. Needs root.
 
 Store, listeners and steering as an agent has them, in a network namespace; the lists are at hand as
-the API server's bytes, and everything is served by one process.
+the API server's bytes, and everything is served by one process. A change takes from its event until
+the kernel has acknowledged it and, of a Service less, its listener is closed.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import resource
 import statistics
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import uvloop
 
@@ -27,10 +29,11 @@ from pyproxy.model.events import Applied, Deleted, Listed, key_of
 from pyproxy.steer.nft import Nft
 from pyproxy.steer.reconciler import Steering, SteerSettings
 from pyproxy.steer.routes import PolicyRoute
-from tests.bench.store import SERVICES, listed, lists, service_json, slice_json
+from tests.bench.store import listed, lists, service_json, slice_json
 from tests.support.netns import Host
 
-CHANGES = 60
+SIZES = (100, 10_000)
+CHANGES = 200
 STEER = SteerSettings()
 
 
@@ -43,7 +46,8 @@ class Node:
         settings = ForwardSettings(transparent=True)
         self.forwarder = Forwarder(settings, Balancer(random.random), self.metrics, time.monotonic)
         route = PolicyRoute(STEER.mark, STEER.route_table, STEER.rule_priority)
-        steering = Steering(Nft(), route, STEER)
+        self.nft = Nft()
+        steering = Steering(self.nft, route, STEER)
         self.steered = SteeredForwarder(self.forwarder, steering, self.metrics)
 
     async def update(self, changes: Changes | None = None) -> None:
@@ -63,10 +67,18 @@ async def start(services: bytes, slices: bytes) -> tuple[Node, float]:
     return node, time.perf_counter() - began
 
 
-async def service_changes_ms(node: Node) -> list[float]:
-    """One Service added or removed, with its endpoints: from the event to the kernel."""
+class Medians(NamedTuple):
+    """Median milliseconds from an event until all of it is done."""
+
+    a_service_more: float
+    a_service_less: float
+    an_endpoint_more_or_less: float
+
+
+async def service_changes_ms(node: Node, services: int) -> list[float]:
+    """One Service added or removed, with its endpoints, by turns."""
     times = []
-    for number in range(SERVICES, SERVICES + CHANGES // 2):
+    for number in range(services, services + CHANGES // 2):
         service, found = (
             convert("services", service_json(number)),
             convert("endpointslices", slice_json(number)),
@@ -79,8 +91,8 @@ async def service_changes_ms(node: Node) -> list[float]:
     return times
 
 
-async def endpoint_changes_ms(node: Node) -> tuple[list[float], int]:
-    """One endpoint less, and back: the time, and the transactions that it took."""
+async def endpoint_changes_ms(node: Node) -> list[float]:
+    """One endpoint less, and back. The kernel is told nothing of it."""
     times, before = [], node.metrics.steering.transactions
     for number in range(CHANGES):
         data = slice_json(number // 2)
@@ -90,7 +102,8 @@ async def endpoint_changes_ms(node: Node) -> tuple[list[float], int]:
         began = time.perf_counter()
         await node.update(node.store.apply(event))
         times.append((time.perf_counter() - began) * 1e3)
-    return times, node.metrics.steering.transactions - before
+    assert node.metrics.steering.transactions == before
+    return times
 
 
 def resident_mb() -> float:
@@ -98,8 +111,8 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-async def measure() -> None:
-    services, slices = lists()
+async def measure(count: int) -> Medians:
+    services, slices = lists(count)
     gc.collect()
     before_mb = resident_mb()
     node, start_s = await start(services, slices)
@@ -107,17 +120,25 @@ async def measure() -> None:
     gc.collect()
     gc.freeze()
     descriptors = len(os.listdir("/proc/self/fd"))
-    changed = await service_changes_ms(node)
-    endpoint, transactions = await endpoint_changes_ms(node)
-    print(f"node, {SERVICES:,} Services x 10 endpoints, steered, one process")
+    memory_mb = resident_mb() - before_mb
+    changed = await service_changes_ms(node, count)
+    endpoint = await endpoint_changes_ms(node)
+    print(f"node, {count:,} Services x 10 endpoints, steered, one process")
     print(f"  lists at hand to all steered   {start_s:8.2f} s")
-    print(f"  one Service more               {statistics.median(changed[::2]):8.1f} ms, median")
-    print(f"  one Service less               {statistics.median(changed[1::2]):8.1f} ms, median")
-    print(f"  one endpoint more or less      {statistics.median(endpoint):8.2f} ms, median")
-    print(f"  transactions for {CHANGES} of those   {transactions:8d}")
-    print(f"  memory for all of it           {resident_mb() - before_mb:8.1f} MB resident, about")
+    print(f"  memory for all of it           {memory_mb:8.1f} MB resident, about")
     print(f"  descriptors                    {descriptors:8,}")
     node.forwarder.close()
+    node.nft.close()
+    medians = map(statistics.median, (changed[::2], changed[1::2], endpoint))
+    return Medians(*medians)
+
+
+def compare(few: Medians, many: Medians) -> None:
+    """Print what a change takes at the two sizes, and how much more at the larger one."""
+    print(f"one change, median ms at {SIZES[0]:,} and {SIZES[1]:,} Services, and the ratio")
+    for name, at_few, at_many in zip(Medians._fields, few, many, strict=True):
+        label = name.replace("_", " ")
+        print(f"  {label:30} {at_few:8.2f} {at_many:8.2f} {at_many / at_few:8.2f}")
 
 
 def main() -> None:
@@ -127,12 +148,15 @@ def main() -> None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    host = Host("bench")
-    try:
-        with host.entered(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(measure())
-    finally:
-        host.close()
+    found = []
+    for count in SIZES:
+        host = Host("bench")
+        try:
+            with host.entered(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                found.append(runner.run(measure(count)))
+        finally:
+            host.close()
+    compare(*found)
 
 
 if __name__ == "__main__":

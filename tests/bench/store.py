@@ -88,10 +88,10 @@ def listed(resource: Resource, data: bytes) -> Listed:
     return Listed(resource, tuple(decode(resource, item) for item in items))
 
 
-def lists() -> tuple[bytes, bytes]:
+def lists(count: int = SERVICES) -> tuple[bytes, bytes]:
     """The two lists as bytes: Services and EndpointSlices."""
-    services = json.dumps({"items": [service_json(n) for n in range(SERVICES)]}).encode()
-    slices = json.dumps({"items": [slice_json(n) for n in range(SERVICES)]}).encode()
+    services = json.dumps({"items": [service_json(n) for n in range(count)]}).encode()
+    slices = json.dumps({"items": [slice_json(n) for n in range(count)]}).encode()
     return services, slices
 
 

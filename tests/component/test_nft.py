@@ -93,19 +93,41 @@ async def test_a_transaction_that_is_too_large_is_halved(
     assert caught.value.too_large
 
 
+@pytest.fixture
+def run_unshared(tmp_path: Path) -> Callable[..., list[str]]:
+    """Runs Python as root of a new user namespace; returns the words that it printed."""
+
+    def run(source: str, *options: str) -> list[str]:
+        command = ["unshare", "--user", "--map-root-user", *options]
+        probe = subprocess.run([*command, "true"], capture_output=True, check=False)
+        if probe.returncode:
+            pytest.skip("no user namespaces here")
+        path = tmp_path / "source.py"
+        path.write_text(source)
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(
+            [*command, sys.executable, str(path)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    return run
+
+
+needs_unshare = pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+
+
 @needs_netns
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
-def test_ten_thousand_elements_pass_in_a_user_namespace(tmp_path: Path) -> None:
+@needs_unshare
+def test_ten_thousand_elements_pass_in_a_user_namespace(
+    run_unshared: Callable[..., list[str]],
+) -> None:
     """There the kernel takes no transaction of this size (EMSGSIZE): it is cut."""
-    source = tmp_path / "many.py"
-    source.write_text(_MANY)
-    command = ["unshare", "--user", "--map-root-user", "--net", sys.executable, str(source)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    probe = subprocess.run([*command[:4], "true"], capture_output=True, check=False)
-    if probe.returncode:
-        pytest.skip("no user namespaces here")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["10000", "10000", "True"], done.stderr
+    assert run_unshared(_MANY, "--net") == ["10000", "10000", "True", "True"]
 
 
 _MANY = """
@@ -114,7 +136,7 @@ from pyproxy.core.ruleset import Ruleset
 from pyproxy.core.ruleset_diff import diff
 from pyproxy.core.ruleset_script import fresh
 from pyproxy.model.persistent import PersistentMap
-from pyproxy.steer.nft import Nft
+from pyproxy.steer.nft import Nft, NftError
 
 def many(target):
     vips = [f"10.96.{i >> 8}.{i & 255}" for i in range(10000)]
@@ -129,6 +151,37 @@ async def main():
     found = (await nft.read()).ruleset.services
     print(len(found))
     print(found == many("refuse").services)
+    step = tuple(change for step in diff(many("refuse"), many("steer")).steps for change in step)
+    try:
+        await nft.run([step * 4])
+    except NftError as fault:
+        print(fault.too_large)
+    nft.close()
+
+asyncio.run(main())
+"""
+
+
+@needs_netns
+@needs_unshare
+def test_elements_that_are_not_allowed_are_told(run_unshared: Callable[..., list[str]]) -> None:
+    """The network is not that of the user namespace."""
+    words = run_unshared(_NOT_ALLOWED)
+    assert words[0] == "True"
+    assert "CAP_NET_ADMIN:" in words
+
+
+_NOT_ALLOWED = """
+import asyncio
+from pyproxy.core.transaction import Element, Elements
+from pyproxy.steer.nft import Nft, NftError
+
+async def main():
+    nft = Nft()
+    try:
+        await nft.run([(Elements("add", "steer4", (Element(("10.96.0.1", "tcp", 80)),)),)])
+    except NftError as fault:
+        print(fault.not_permitted, fault)
     nft.close()
 
 asyncio.run(main())
