@@ -38,7 +38,7 @@ _LOOK_S = 0.5
 class Connections:
     """Owns the live connections, by the Service port they came for, and the timers over them.
 
-    frontends: those of the newest table.
+    frontends: those of the newest table. looks: how often the long-lived were looked at.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Connections:
         self.clock = poller.clock
         self.workspace = Workspace()
         self.frontends: Mapping[FrontendKey, Frontend] = {}
+        self.looks = 0
         self._metrics = metrics
         self._live_counts = live_counts
         # Held by the listeners and the connections of each; gone with the last of them.
@@ -202,6 +203,7 @@ class Connections:
 
     def _look(self) -> bool:
         """Look at the Service ports whose connections may last for too long."""
+        self.looks += 1
         now_s = self.clock()
         ports = [port for port in self._ports.values() if port.needs_looks()]
         for port in ports:
