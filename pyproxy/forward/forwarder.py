@@ -141,7 +141,7 @@ class Forwarder:
         timeout_s: how long to wait, >= 0. Clients in the accept queues are still served. UDP flows
         go on meanwhile, but are not waited for: they end only by being idle.
         """
-        self._stop_listening()
+        self.stop_listening()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._connections.wait_ended()
@@ -159,7 +159,8 @@ class Forwarder:
         self._admission.stop()
         self._poller.shut_down()
 
-    def _stop_listening(self) -> None:
+    def stop_listening(self) -> None:
+        """Take no new clients, and no more tables. Clients in the accept queues are served."""
         self._is_stopping = True
         self._bindings.close()
         for key in self.listening():
