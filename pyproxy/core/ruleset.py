@@ -4,7 +4,7 @@ Values in, values out: `ruleset` says it for a whole table, `Planner` for each t
 by looking at what changed only, in a time that does not grow with the table. How one becomes the
 next in the kernel is for ruleset_diff.
 
-The kernel answers a new connection by a verdict map, VIP:port -> chain. So its state grows with
+The kernel looks up the chain for a new connection by its VIP:port. So its state grows with
 frontends, never with endpoints: a change of endpoints that alters no verdict leaves the ruleset as
 it was. Whether an endpoint suits this very client is for the forwarder to decide; the kernel says
 what core.decision would have said for every client, or for those on one side of a guard.
