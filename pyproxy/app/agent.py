@@ -12,14 +12,17 @@ import time
 from collections.abc import Coroutine
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from pyproxy.app import config_file
+from pyproxy.app.forwarding import Forwarding, InProcess
+from pyproxy.app.loops import loop_factory
 from pyproxy.app.pipeline import Pipeline
 from pyproxy.app.steered import SteeredForwarder
 from pyproxy.app.stop import Stop
+from pyproxy.app.workers import Workers, WorkersSettings
 from pyproxy.config import HostPort, ProxyConfig
 from pyproxy.config.own import Steering as SteeringConfig
 from pyproxy.core.balancer import Balancer
@@ -54,6 +57,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     manifests: files and directories to read; empty: the API server is watched, as `api` says.
     steer: how packets for addresses that this host does not have are brought here; None: not at
     all.
+    workers: processes that forward; 0: this one does. worker_patience_s: how long one may take to
+    answer before it is killed, and replaced.
     metrics, health: where their HTTP ports listen; http_retry_s: until one that is taken is tried
     again.
     min_sync_period_s: between two updates of the forwarder. sync_period_s: until a failed one is
@@ -66,6 +71,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     manifests: tuple[str, ...] = ()
     api: ApiServerSettings = ApiServerSettings()
     forward: ForwardSettings = ForwardSettings()
+    workers: int = 0
+    worker_patience_s: float = 10.0
+    log_format: Literal["text", "json"] = "text"
     steer: SteerSettings | None = None
     metrics: HostPort = HostPort("127.0.0.1", 10249)
     health: HostPort = HostPort("0.0.0.0", 10256)  # noqa: S104  probes and load balancers ask it
@@ -89,8 +97,7 @@ class Agent:
         self.health = ProxyHealth(timedelta(seconds=2 * settings.sync_period_s))
         self.ready = asyncio.Event()
         self.urls: dict[str, str] = {}
-        balancer = Balancer(random.random)
-        self._forwarder = Forwarder(settings.forward, balancer, self.metrics, time.monotonic)
+        self._forwarder = self._make_forwarder()
         self._steered = self._bridge = None
         self._nft = Nft()
         if settings.steer is not None:
@@ -118,13 +125,14 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as group:
                 ports = _start(group, self._http_ports())
+                workers = _start(group, {"the data plane": self._forwarder.run()})
                 inputs = _start(group, self._inputs())
                 await stop.asked.wait()
                 self.health.is_stopping = True
                 for task in inputs:
                     task.cancel()
                 await self._drain(stop)
-                for task in ports:
+                for task in (*ports, *workers):
                     task.cancel()
         except BaseExceptionGroup as faults:
             raise _cause(faults) from faults
@@ -132,6 +140,20 @@ class Agent:
             self._forwarder.close()
             self._nft.close()
             await self._pipeline.close()
+
+    def _make_forwarder(self) -> Forwarding:
+        settings = self._settings
+        if settings.workers:
+            workers = WorkersSettings(
+                count=settings.workers,
+                forward=settings.forward,
+                drain_timeout_s=settings.drain_timeout_s,
+                log_format=settings.log_format,
+                patience_s=settings.worker_patience_s,
+            )
+            return Workers(workers, self.metrics)
+        balancer = Balancer(random.random)
+        return InProcess(Forwarder(settings.forward, balancer, self.metrics, time.monotonic))
 
     def _make_source(self) -> ManifestSource | ApiServerSource:
         if self._settings.manifests:
@@ -208,6 +230,7 @@ class Agent:
             "generation": self.metrics.table_generation,
             "frontends": self.metrics.frontends,
             "watches": dict(self.metrics.watch_states),
+            "workers": self._forwarder.detail(),
             "unbound": [
                 {"address": address, "port": port, "protocol": protocol, "reason": reason}
                 for (address, port, protocol), reason in sorted(faults.items())
@@ -217,12 +240,11 @@ class Agent:
     async def _drain(self, stop: Stop) -> None:
         """Wait for live connections, but not for longer than allowed, nor after a second signal."""
         timeout_s = self._settings.drain_timeout_s
+        live = await self._forwarder.stop_listening()
+        log.info("draining: %d connections are live, for up to %g s", live, timeout_s)
         async with asyncio.TaskGroup() as group:
             drain = group.create_task(self._forwarder.drain(timeout_s))
             forced = group.create_task(stop.forced.wait())
-            await asyncio.sleep(0)  # let it stop listening
-            live = self._forwarder.live_connections
-            log.info("draining: %d connections are live, for up to %g s", live, timeout_s)
             await asyncio.wait((drain, forced), return_when=asyncio.FIRST_COMPLETED)
             drain.cancel()
             forced.cancel()
@@ -286,12 +308,3 @@ def run(settings: AgentSettings, loop: str) -> bool:
 
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         return runner.run(main())
-
-
-def loop_factory(name: str) -> Any:
-    """Return what makes an event loop of the name."""
-    if name == "asyncio":
-        return asyncio.new_event_loop
-    import uvloop
-
-    return uvloop.new_event_loop

@@ -13,10 +13,15 @@ _TALKATIVE = ("aiohttp", "asyncio", "kubernetes", "pyroute2", "urllib3")
 
 
 class _JsonFormatter(logging.Formatter):
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = {"process": process} if process else {}
+
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": _time(record),
             "level": record.levelname.lower(),
+            **self._process,
             "logger": record.name,
             "message": record.getMessage(),
         }
@@ -26,8 +31,12 @@ class _JsonFormatter(logging.Formatter):
 
 
 class _TextFormatter(logging.Formatter):
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._prefix = f"{process}: " if process else ""
+
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record)} {record.levelname:7} {record.getMessage()}"
+        line = f"{_time(record)} {record.levelname:7} {self._prefix}{record.getMessage()}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -38,10 +47,13 @@ def _time(record: logging.LogRecord) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{int(record.msecs):03}Z"
 
 
-def set_up(level: str, form: LogFormat) -> None:
-    """Log from `level` (debug, info, warning, error) on to standard error."""
+def set_up(level: str, form: LogFormat, process: str = "") -> None:
+    """Log from `level` (debug, info, warning, error) on to standard error.
+
+    process: what to call this one in each line, where several write to one log.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    handler.setFormatter(_JsonFormatter(process) if form == "json" else _TextFormatter(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

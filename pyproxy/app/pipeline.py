@@ -11,13 +11,13 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 from pyproxy.aio.pacer import Pacer
+from pyproxy.app.forwarding import Forwarding
 from pyproxy.app.steered import SteeredForwarder
 from pyproxy.core.health import ProxyHealth
 from pyproxy.core.health_check import HealthChecks, listen_addresses
 from pyproxy.core.programming_latency import ProgrammingLatency
 from pyproxy.core.store import Changes, Store
 from pyproxy.forward.binding import TAKEN
-from pyproxy.forward.forwarder import Forwarder
 from pyproxy.metrics import Metrics
 from pyproxy.model.events import Event
 from pyproxy.model.table import FrontendKey
@@ -39,7 +39,7 @@ class Pipeline:
     def __init__(
         self,
         store: Store,
-        forwarder: Forwarder,
+        forwarder: Forwarding,
         steered: SteeredForwarder | None,
         health: ProxyHealth,
         metrics: Metrics,
@@ -112,7 +112,8 @@ class Pipeline:
             if self._steered is not None:
                 await self._steered.update(table, touched)
             else:
-                self._forwarder.update(table, touched)
+                await self._forwarder.extend(table, touched)
+                await self._forwarder.retire()
         except Exception:
             self._touched = None  # not sure what was done: the next update looks everywhere
             raise

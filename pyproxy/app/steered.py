@@ -9,9 +9,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator
 
+from pyproxy.app.forwarding import Forwarding
 from pyproxy.core.ruleset import Planner, Ruleset
 from pyproxy.errors import PyproxyError
-from pyproxy.forward.forwarder import Forwarder
 from pyproxy.metrics import Metrics, SteeringCounts
 from pyproxy.model.table import FrontendKey, VipTable
 from pyproxy.steer.nft import NftError
@@ -26,7 +26,7 @@ LISTENING_INTERVAL_S = 2.0
 class _Listening(Collection[FrontendKey]):
     """The frontends that are listened on, as they are now: a copy would cost with each update."""
 
-    def __init__(self, forwarder: Forwarder) -> None:
+    def __init__(self, forwarder: Forwarding) -> None:
         self._forwarder = forwarder
 
     def __contains__(self, key: object) -> bool:
@@ -42,7 +42,7 @@ class _Listening(Collection[FrontendKey]):
 class SteeredForwarder:
     """A forwarder, and the steering of its frontends."""
 
-    def __init__(self, forwarder: Forwarder, steering: Steering, metrics: Metrics) -> None:
+    def __init__(self, forwarder: Forwarding, steering: Steering, metrics: Metrics) -> None:
         self._forwarder = forwarder
         self._steering = steering
         self._counts = metrics.steering
@@ -56,7 +56,7 @@ class SteeredForwarder:
         touched: where it, or what is listened on, may differ from the last one; None: anywhere.
         Raises PyproxyError when the kernel refuses; then nothing that is steered lost its listener.
         """
-        self._forwarder.extend(table, touched)
+        await self._forwarder.extend(table, touched)
         if not self._has_route:  # not before there is something to steer
             await self._steering.start()
             self._has_route = True
@@ -64,7 +64,7 @@ class SteeredForwarder:
             await self._steer(self._planner.plan(table, self._listening, touched))
         finally:
             self._count()
-        self._forwarder.retire()
+        await self._forwarder.retire()
 
     async def _steer(self, wanted: Ruleset) -> None:
         try:

@@ -35,8 +35,8 @@ def main(arguments: argparse.Namespace) -> int:
     import asyncio
 
     from pyproxy.app import logs
-    from pyproxy.app.agent import loop_factory
     from pyproxy.app.demo import Demo
+    from pyproxy.app.loops import loop_factory
     from pyproxy.app.stop import Stop
 
     logs.set_up("error", "text")

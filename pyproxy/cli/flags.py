@@ -75,6 +75,17 @@ def _verbosity(text: str) -> int:
     return int(text)
 
 
+def _workers(text: str) -> int:
+    from pyproxy.config.kinds import KINDS, WorkerCount
+
+    is_number = text.isascii() and text.isdecimal()
+    try:
+        count: int = KINDS[WorkerCount].read(int(text) if is_number else text)
+    except ValueError as fault:
+        raise ValueError(f"{text!r} {fault}") from fault
+    return count
+
+
 _HOST_PORT = re.compile(
     r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[^:\[\]]*))"
     r"(?::(?P<port>[0-9]{1,9}))?"
@@ -170,6 +181,13 @@ FORWARDING = (
         ("pyproxy.source_address",),
         "whose address endpoints see when steering: auto, the client's where it can be kept",
         choices=("auto", "node"),
+    ),
+    Flag(
+        "workers",
+        ("pyproxy.workers",),
+        "processes that forward: auto, one for each core but at most 8; 0, this process does",
+        _workers,
+        "N",
     ),
     Flag(
         "connect-timeout",

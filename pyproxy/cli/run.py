@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# By itself it takes no more: what a node does beside proxying needs its cores more.
+_MOST_WORKERS = 8
+
 _EPILOG = """\
 sources, one of:
   --manifests PATH ...    Services and EndpointSlices from YAML files; no cluster needed
@@ -50,7 +53,6 @@ def register(commands: Any) -> None:
     )
     forwarding = command.add_argument_group("forwarding")
     flags.add(forwarding, flags.FORWARDING)
-    forwarding.add_argument("--workers", type=int, choices=(0,), help="0: forward in this process")
     process = command.add_argument_group("process")
     flags.add(process, flags.PROCESS)
     process.add_argument("-v", metavar="N", help=flags.VERBOSITY.help)
@@ -104,6 +106,8 @@ def settings(arguments: argparse.Namespace, configuration: "Configuration") -> "
             proxy_name=proxy.proxy_name,
         ),
         forward=_forward(configuration, is_steered=is_steered),
+        workers=_workers(own.workers),
+        log_format=configuration.log_format,
         steer=steer_settings(own.steering) if is_steered else None,
         metrics=configuration.metrics,
         health=configuration.health,
@@ -117,6 +121,17 @@ def configz(configuration: "Configuration") -> dict[str, Any]:
     """What /configz answers: each document under its API group (PARITY 14.4)."""
     documents = configuration.documents()
     return {document["apiVersion"].partition("/")[0]: document for document in documents}
+
+
+def _workers(wanted: int) -> int:
+    """How many processes forward."""
+    import os
+
+    from pyproxy.config.kinds import AUTO_WORKERS
+
+    if wanted != AUTO_WORKERS:
+        return wanted
+    return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
 
 
 def _is_steered(configuration: "Configuration") -> bool:

@@ -16,6 +16,9 @@ from pyproxy.model.addresses import Cidr, join_host_port, parse_address
 Seconds = NewType("Seconds", float)
 NodeName = NewType("NodeName", str)
 Address = NewType("Address", str)  # in canonical text
+WorkerCount = NewType("WorkerCount", int)
+AUTO_WORKERS = WorkerCount(-1)
+MAX_WORKERS = 64
 
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[^:\[\]]*)):(?P<port>\d{1,9})", re.ASCII)
 
@@ -95,6 +98,18 @@ def _read_address(value: Any) -> str:
         raise ValueError("is not an IP address") from fault
 
 
+def _read_worker_count(value: Any) -> int:
+    if value == "auto":
+        return AUTO_WORKERS
+    if type(value) is not int or not 0 <= value <= MAX_WORKERS:
+        raise ValueError(f"is neither auto nor a whole number from 0 to {MAX_WORKERS}")
+    return value
+
+
+def _write_worker_count(value: int) -> int | str:
+    return "auto" if value == AUTO_WORKERS else value
+
+
 def _read_host_port(default_port: int) -> Callable[[Any], HostPort]:
     def read(value: Any) -> HostPort:
         text = _text(value)
@@ -139,6 +154,7 @@ KINDS: dict[Any, Kind] = {
     Seconds: Kind("duration", _read_seconds, format_duration),
     NodeName: Kind("text", _read_node_name, _as_it_is),
     Address: Kind("IP address", _read_address, _as_it_is),
+    WorkerCount: Kind("`auto` or number", _read_worker_count, _write_worker_count),
     HealthAddress: Kind("IP:PORT", _read_host_port(10256), _write_host_port),
     MetricsAddress: Kind("IP:PORT", _read_host_port(10249), _write_host_port),
     NodePortAddresses: Kind("list", _read_node_port_addresses, format_node_port_addresses),

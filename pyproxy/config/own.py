@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pyproxy.config.durations import format_duration
 from pyproxy.config.fields import Doc, Section
-from pyproxy.config.kinds import Seconds
+from pyproxy.config.kinds import AUTO_WORKERS, Seconds, WorkerCount
 
 API_VERSION = "pyproxy.io/v1alpha1"
 KIND = "PyproxyConfiguration"
@@ -62,8 +62,12 @@ class PyproxyConfiguration(Section, frozen=True):
         ),
     ] = None
     workers: Annotated[
-        int, Doc("Processes that forward; 0 forwards in the agent.", at_least=0, at_most=0)
-    ] = 0
+        WorkerCount,
+        Doc(
+            "Processes that forward, beside the agent that watches the cluster. `auto`: one for"
+            " each core that it may use, at most 8. 0: the agent forwards itself."
+        ),
+    ] = AUTO_WORKERS
     connect_timeout_s: Annotated[
         Seconds, Doc("For one attempt to connect to an endpoint.", more_than=0)
     ] = Seconds(1)
@@ -74,10 +78,20 @@ class PyproxyConfiguration(Section, frozen=True):
         Seconds, Doc("How long live connections may go on once it is stopped.", at_least=0)
     ] = Seconds(30)
     max_connections: Annotated[
-        int, Doc("Live TCP connections; further clients wait to be accepted.", at_least=1)
+        int,
+        Doc(
+            "Live TCP connections of the node; each worker may have its share. Further clients wait"
+            " to be accepted.",
+            at_least=1,
+        ),
     ] = 65_536
     max_udp_flows: Annotated[
-        int, Doc("UDP flows; a further one ends the one that is idle for longest.", at_least=1)
+        int,
+        Doc(
+            "UDP flows of the node; each worker may have its share. A further one ends the one that"
+            " is idle for longest.",
+            at_least=1,
+        ),
     ] = 16_384
     log_format: Annotated[
         Literal["text", "json"] | None,

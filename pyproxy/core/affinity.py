@@ -3,7 +3,14 @@
 Owns the records: Service port and family -> client -> endpoint -> when it expires. Like the
 kernel's sets it may hold several endpoints for one client; the first that is usable, in the sorted
 order of endpoints, wins (10.6). Time is an argument: seconds of one monotonic clock.
+
+Several processes that serve the same clients tell each other their records as pins: a table tells
+its observer what is worth telling, and adopts what others have told.
 """
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from pyproxy.model.addresses import Family
 from pyproxy.model.endpoint import Endpoint
@@ -17,11 +24,37 @@ EndpointKey = tuple[str, int]
 MAX_CLIENTS = 65_535
 
 
-class AffinityTable:
-    """The affinity records of one process; the client longest unseen goes first when it is full."""
+# A pin that is refreshed is told again once its end has moved by this part of the time-out. So long
+# before its end another process may take a client for new.
+_TOLD_PART = 4
 
-    def __init__(self, max_clients: int = MAX_CLIENTS) -> None:
+
+class Pin(NamedTuple):
+    """A record for another process: its clock is its own, so the time is what remains of it.
+
+    remaining_s: <= 0 takes the record back.
+    """
+
+    name: ServicePortName
+    family: Family
+    client: str
+    endpoint: EndpointKey
+    remaining_s: float
+
+
+class AffinityTable:
+    """The affinity records of one process; the client longest unseen goes first when it is full.
+
+    observer: is given each record that other processes should have.
+    """
+
+    def __init__(
+        self,
+        max_clients: int = MAX_CLIENTS,
+        observer: Callable[[Pin], None] | None = None,
+    ) -> None:
         self._max_clients = max_clients
+        self._observer = observer
         # A dict keeps the order of insertion; a client is put at its end whenever it is seen.
         self._clients: dict[
             tuple[ServicePortName, Family], dict[str, dict[EndpointKey, float]]
@@ -50,20 +83,40 @@ class AffinityTable:
         self, backend: Backend, client: str, endpoint: Endpoint, now_s: float, timeout_s: float
     ) -> None:
         """Pin the client to the endpoint until `timeout_s` after this new connection (10.3)."""
-        clients = self._clients.setdefault((backend.name, backend.family), {})
-        records = clients.pop(client, None)
-        if records is None:
-            records = {}
-            if len(clients) >= self._max_clients:
-                del clients[next(iter(clients))]
-        records[endpoint.address, endpoint.port] = now_s + timeout_s
-        clients[client] = records
+        key, at = (backend.name, backend.family), (endpoint.address, endpoint.port)
+        end_s = now_s + timeout_s
+        records = self._records(key, client)
+        before_s = records.get(at)
+        records[at] = end_s
+        if self._observer is not None and (
+            before_s is None or _step(before_s, timeout_s) != _step(end_s, timeout_s)
+        ):
+            self._observer(Pin(*key, client, at, timeout_s))
+
+    def adopt(self, pin: Pin, now_s: float) -> None:
+        """Take over what another process has recorded; of two ends the later one counts."""
+        key = (pin.name, pin.family)
+        if pin.remaining_s <= 0:
+            self._clients.get(key, {}).get(pin.client, {}).pop(pin.endpoint, None)
+            return
+        records = self._records(key, pin.client)
+        end_s = now_s + pin.remaining_s
+        records[pin.endpoint] = max(records.get(pin.endpoint, end_s), end_s)
+
+    def pins(self, now_s: float) -> Iterator[Pin]:
+        """Every record that holds, those of the client longest unseen first."""
+        for key, clients in self._clients.items():
+            for client, records in clients.items():
+                for at, end_s in records.items():
+                    if end_s > now_s:
+                        yield Pin(*key, client, at, end_s - now_s)
 
     def forget(self, backend: Backend, client: str, endpoint: Endpoint) -> None:
         """Take back a pin, after the endpoint could not be connected (21.12)."""
-        records = self._clients.get((backend.name, backend.family), {}).get(client)
-        if records is not None:
-            records.pop((endpoint.address, endpoint.port), None)
+        key, at = (backend.name, backend.family), (endpoint.address, endpoint.port)
+        records = self._clients.get(key, {}).get(client)
+        if records is not None and records.pop(at, None) is not None and self._observer is not None:
+            self._observer(Pin(*key, client, at, 0.0))
 
     def keep_only(self, backend: Backend) -> None:
         """Drop the records of endpoints that a Service port no longer reaches (10.5)."""
@@ -84,3 +137,25 @@ class AffinityTable:
     def remove(self, name: ServicePortName, family: Family) -> None:
         """Drop the records of a Service port that is gone: its name is their key (1.13)."""
         self._clients.pop((name, family), None)
+
+    def _records(
+        self, key: tuple[ServicePortName, Family], client: str
+    ) -> dict[EndpointKey, float]:
+        """The records of a client that was just seen, to add to."""
+        clients = self._clients.setdefault(key, {})
+        records = clients.pop(client, None)
+        if records is None:
+            records = {}
+            if len(clients) >= self._max_clients:
+                del clients[next(iter(clients))]
+        clients[client] = records
+        return records
+
+
+def _step(end_s: float, timeout_s: float) -> int:
+    """Number the time by steps of a part of the time-out; a new step is worth telling.
+
+    A record moves on by one step in each part of the time-out, whoever is told and however often
+    it is refreshed; so nobody has to remember what was told when.
+    """
+    return math.floor(end_s * _TOLD_PART / timeout_s)

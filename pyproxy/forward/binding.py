@@ -75,7 +75,7 @@ class Bindings:
 
     def serve(self, frontends: "list[Frontend]") -> None:
         """Listen on these, or change where they lead; report those that cannot be bound."""
-        self._log_faults(self._try(frontends))
+        log_faults(self._try(frontends))
 
     def dismiss(self, key: "FrontendKey", state: "Frontend | None" = None) -> None:
         """Judge its clients by this state until it is retired, and try no more to bind it.
@@ -119,22 +119,24 @@ class Bindings:
         return news
 
     def _retry(self) -> bool:
-        self._log_faults(self._try(list(itertools.islice(self._waiting.values(), self._batch))))
+        log_faults(self._try(list(itertools.islice(self._waiting.values(), self._batch))))
         return bool(self._waiting)
 
-    def _log_faults(self, news: "list[tuple[Frontend, str]]") -> None:
-        by_reason: dict[str, list[Frontend]] = {}
-        for frontend, reason in news:
-            by_reason.setdefault(reason, []).append(frontend)
-        for reason, frontends in by_reason.items():
-            if len(frontends) > _LINES:
-                examples = ", ".join(str(frontend) for frontend in frontends[:_LINES])
-                log.warning(
-                    "cannot listen on %d frontends: %s; they are tried again. Among them: %s",
-                    len(frontends),
-                    reason,
-                    examples,
-                )
-                continue
-            for frontend in frontends:
-                log.warning("cannot listen on %s: %s; it is tried again", frontend, reason)
+
+def log_faults(news: "list[tuple[Frontend, str]]") -> None:
+    """Log frontends that cannot be bound, with the reason; many with one reason in one line."""
+    by_reason: dict[str, list[Frontend]] = {}
+    for frontend, reason in news:
+        by_reason.setdefault(reason, []).append(frontend)
+    for reason, frontends in by_reason.items():
+        if len(frontends) > _LINES:
+            examples = ", ".join(str(frontend) for frontend in frontends[:_LINES])
+            log.warning(
+                "cannot listen on %d frontends: %s; they are tried again. Among them: %s",
+                len(frontends),
+                reason,
+                examples,
+            )
+            continue
+        for frontend in frontends:
+            log.warning("cannot listen on %s: %s; it is tried again", frontend, reason)

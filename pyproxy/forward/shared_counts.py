@@ -8,10 +8,11 @@ connections as there are processes, and the next one sees it.
 
 import mmap
 import os
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pyproxy.model.service import ServiceName
 
 # Services with a slot at once; further ones are counted by each process alone. The pages of slots
@@ -72,3 +73,22 @@ class SharedCounts:
             return live
         self._cells[row + self._process] = live
         return sum(self._cells[row : row + self._processes])
+
+
+class Slots:
+    """Which Service has which slot. Kept by the one process that gives them out."""
+
+    def __init__(self) -> None:
+        self._free = list(reversed(range(SLOTS)))
+        self.taken: dict[ServiceName, int] = {}
+
+    def take(self, service: "ServiceName") -> int | None:
+        """Give a Service a slot. None when it has one already, or none is left."""
+        if service in self.taken or not self._free:
+            return None
+        slot = self.taken[service] = self._free.pop()
+        return slot
+
+    def free(self, service: "ServiceName") -> None:
+        """Take the slot of a Service back."""
+        self._free.append(self.taken.pop(service))

@@ -56,11 +56,11 @@ def test_validate_tells_what_has_no_effect(path: Path, capsys: pytest.CaptureFix
 
 
 def test_validate_tells_every_fault(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path.write_text(FILE + "steer: x\nworkers: 9\n")
+    path.write_text(FILE + "steer: x\nworkers: many\n")
     assert run(["config", "validate", str(path)]) == 2
     assert capsys.readouterr().err.splitlines() == [
         f"pyproxy: {path}: steer: 'x' is none of auto, none, nft",
-        f"pyproxy: {path}: workers: 9 is more than 0",
+        f"pyproxy: {path}: workers: 'many' is neither auto nor a whole number from 0 to 64",
     ]
 
 

@@ -99,7 +99,7 @@ def test_a_fault_names_field_and_value(text: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("workers: 2", "workers: 2 is more than 0"),
+        ("workers: 65", "workers: 65 is neither auto nor a whole number from 0 to 64"),
         ("steer: iptables", "steer: 'iptables' is none of auto, none, nft"),
         ("steering: {mark: 0}", "steering.mark: 0 is less than 1"),
         ("steering: {mark: 4294967296}", "steering.mark: 4294967296 is more than 4294967295"),

@@ -1,0 +1,75 @@
+"""What the agent asks of its data plane, be that in its own process or in workers."""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+from pyproxy.forward.forwarder import Forwarder
+from pyproxy.model.table import FrontendKey, VipTable
+
+
+class Forwarding(Protocol):
+    """A data plane. pyproxy.forward.forwarder.Forwarder says what each of these means."""
+
+    async def extend(self, table: VipTable, touched: Collection[FrontendKey] | None = None) -> None:
+        """Forward by this table; return once it is served. Raises PyproxyError when it is not."""
+
+    async def retire(self) -> None:
+        """Stop listening on what the newest table does not want; return once that is so."""
+
+    def is_listening(self, key: FrontendKey) -> bool:
+        """Whether a frontend takes new clients now."""
+
+    def listening(self) -> frozenset[FrontendKey]:
+        """The frontends that take new clients now."""
+
+    def bind_faults(self) -> Mapping[FrontendKey, str]:
+        """Why each frontend that should be listened on is not, or not by all."""
+
+    def detail(self) -> list[dict[str, Any]]:
+        """The processes that forward, for the health port; none beside the agent: empty."""
+
+    async def run(self) -> None:
+        """Keep it going, until cancelled."""
+
+    async def stop_listening(self) -> int:
+        """Take no new clients; return how many connections are live."""
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new clients, wait until the live connections have ended, then cut the rest."""
+
+    def close(self) -> None:
+        """Reset what is live and give everything back. May be called twice."""
+
+
+class InProcess:
+    """A forwarder in the agent's own process."""
+
+    def __init__(self, forwarder: Forwarder) -> None:
+        self._forwarder = forwarder
+        self.is_listening = forwarder.is_listening
+        self.listening = forwarder.listening
+        self.bind_faults = forwarder.bind_faults
+        self.drain = forwarder.drain
+        self.close = forwarder.close
+
+    async def stop_listening(self) -> int:
+        """Take no new clients; return how many connections are live."""
+        self._forwarder.stop_listening()
+        return self._forwarder.live_connections
+
+    async def extend(self, table: VipTable, touched: Collection[FrontendKey] | None = None) -> None:
+        """Forward by this table."""
+        self._forwarder.extend(table, touched)
+
+    async def retire(self) -> None:
+        """Stop listening on what the newest table does not want."""
+        self._forwarder.retire()
+
+    def detail(self) -> list[dict[str, Any]]:
+        """There is no other process."""
+        return []
+
+    async def run(self) -> None:
+        """Wait: it goes by itself."""
+        await asyncio.Event().wait()

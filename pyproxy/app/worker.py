@@ -1,0 +1,277 @@
+"""A worker: a process that forwards, as the agent which started it says over an inherited socket.
+
+Run as `python -m pyproxy.app.worker DESCRIPTOR LOOP`. It decides nothing itself: its table, when to
+stop listening, when to drain and when to end all come from the agent. When the agent is gone it
+stops listening, drains, and ends. Signals are for the agent: ctrl-C in a terminal and the end of a
+container reach every process, and would otherwise cut what the agent lets drain.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from pyproxy.app import logs
+from pyproxy.app.loops import loop_factory
+from pyproxy.app.worker_channel import Channel
+from pyproxy.app.worker_counts import CountsSource
+from pyproxy.app.worker_wire import (
+    Counts,
+    Done,
+    Drain,
+    Hello,
+    Ping,
+    Pins,
+    Retire,
+    Stop,
+    StopListening,
+    Table,
+    applied,
+    frame,
+    read_by_worker,
+)
+from pyproxy.core.affinity import AffinityTable, Pin
+from pyproxy.core.balancer import Balancer
+from pyproxy.forward.forwarder import Forwarder
+from pyproxy.forward.shared_counts import SharedCounts, SharedMemory
+from pyproxy.metrics import Metrics
+from pyproxy.model.node import NodeView
+from pyproxy.model.persistent import PersistentMap
+from pyproxy.model.table import Frontend, FrontendKey, VipTable
+
+log = logging.getLogger(__name__)
+
+REPORT_INTERVAL_S = 0.5
+# Pins that wait to be sent; more new clients than this at one time are not all told of.
+_MAX_PINS = 10_000
+_PINS_RETRY_S = 0.1
+# For the last counters to be sent, when the agent may be stuck.
+_FAREWELL_S = 2.0
+
+
+class Worker:
+    """Carries out what the agent says. Made by its Hello, in the running loop."""
+
+    def __init__(self, hello: Hello, channel: Channel) -> None:
+        self._channel = channel
+        self._clock = time.monotonic
+        self._metrics = Metrics()
+        self._counts = CountsSource(self._metrics)
+        self._affinity = AffinityTable(observer=self._pinned)
+        self._memory = SharedMemory(hello.processes, hello.counts_fd)
+        self._live_counts = SharedCounts(self._memory, hello.number)
+        self._forwarder = Forwarder(
+            hello.forward,
+            Balancer(random.random, self._affinity),
+            self._metrics,
+            self._clock,
+            self._live_counts,
+        )
+        self._frontends: PersistentMap[FrontendKey, Frontend] = PersistentMap()
+        self._table = VipTable(node=NodeView())
+        self._has_table = False
+        self._listening: set[FrontendKey] = set()
+        self._faults: dict[FrontendKey, str] = {}
+        self._touched: set[FrontendKey] = set()  # since the last Retire
+        self._order = 0
+        self._pins: deque[Pin] = deque(maxlen=_MAX_PINS)
+        self._pins_dropped = 0
+        self._drain_timeout_s = hello.drain_timeout_s
+        self._leaving: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._stopped = asyncio.Event()
+
+    def receive(self, payload: bytes) -> None:
+        """Carry out one message. A fault ends this worker: its table may not be whole."""
+        try:
+            self._carry_out(payload)
+        except Exception as fault:  # it is raised again by `run`
+            if self._leaving.done():
+                raise
+            self._leaving.set_exception(fault)
+
+    def _carry_out(self, payload: bytes) -> None:
+        match read_by_worker(payload):
+            case Table() as message:
+                self._serve(message)
+            case Retire(order=order):
+                self._forwarder.retire()
+                touched, self._touched = self._touched, set()
+                self._done(order, touched)
+            case Ping(order=order):
+                self._done(order, ())
+            case StopListening(order=order):
+                self._forwarder.stop_listening()
+                self._send_counts()
+                self._done(order, ())
+            case Pins(pins=pins):
+                now_s = self._clock()
+                for pin in pins:
+                    self._affinity.adopt(pin, now_s)
+            case Drain(timeout_s=timeout_s):
+                self._leave(timeout_s)
+            case Stop():
+                self._leave(0.0)
+                self._stopped.set()
+            case Hello():
+                raise AssertionError("a second Hello")
+
+    async def run(self) -> None:
+        """Forward until told to end, or until the agent is gone; then drain."""
+        async with asyncio.TaskGroup() as group:
+            report = group.create_task(self._report())
+            watch = group.create_task(self._watch_agent())
+            timeout_s = await self._leaving
+            drain = group.create_task(self._forwarder.drain(timeout_s))
+            stopped = group.create_task(self._stopped.wait())
+            await asyncio.wait((drain, stopped), return_when=asyncio.FIRST_COMPLETED)
+            for task in (report, watch, drain, stopped):
+                task.cancel()
+        self._forwarder.close()
+        self._send_counts()
+        self._memory.close()
+
+    def _serve(self, message: Table) -> None:
+        self._live_counts.assign(message.slots)
+        self._frontends = applied(self._frontends, message)
+        self._table = VipTable(
+            frontends=self._frontends,
+            node=message.node or self._table.node,
+            generation=message.generation,
+        )
+        touched = [*message.gone, *((a, port, p) for a, port, p, _, _ in message.frontends)]
+        self._forwarder.extend(self._table, touched)
+        self._touched.update(touched)
+        self._done(message.order, touched)
+        if not self._has_table:
+            self._has_table = True
+            # As in the agent: the table stays, and a full collection of it would hold up traffic.
+            gc.collect()
+            gc.freeze()
+
+    def _leave(self, timeout_s: float) -> None:
+        if not self._leaving.done():
+            self._leaving.set_result(timeout_s)
+
+    async def _watch_agent(self) -> None:
+        await self._channel.lost.wait()
+        log.warning("the agent is gone: draining, for up to %g s", self._drain_timeout_s)
+        self._leave(self._drain_timeout_s)
+
+    # What the agent is told
+
+    def _done(self, order: int, touched: Iterable[FrontendKey]) -> None:
+        """Answer an order, with what it changed of what is listened on."""
+        self._order = order
+        self._channel.send(frame(self._state(touched)))
+
+    def _state(self, touched: Iterable[FrontendKey]) -> Done:
+        """What has changed since it was last told: of these frontends, and of the faulty ones."""
+        before, self._faults = self._faults, dict(self._forwarder.bind_faults())
+        faults = [(key, r) for key, r in self._faults.items() if before.get(key) != r]
+        mended = [key for key in before if key not in self._faults]
+        is_listening, known = self._forwarder.is_listening, self._listening
+        looked_at = {*touched, *mended, *(key for key, _ in faults)}
+        bound = [key for key in looked_at if is_listening(key) and key not in known]
+        lost = [key for key in looked_at if key in known and not is_listening(key)]
+        known.update(bound)
+        known.difference_update(lost)
+        return Done(self._order, bound, lost, [*faults, *((key, "") for key in mended)])
+
+    async def _report(self) -> None:
+        """Tell now and then what was counted, and what could be bound after all."""
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL_S)
+            self._send_counts()
+            if self._faults:
+                state = self._state(())
+                if state.faults:
+                    self._channel.send(frame(state))
+
+    def _send_counts(self) -> None:
+        forwarder, dropped = self._forwarder, self._pins_dropped
+        self._pins_dropped = 0
+        counts = Counts(
+            self._counts.service_ports(),
+            self._counts.process(),
+            forwarder.live_connections,
+            forwarder.live_flows,
+            dropped,
+        )
+        self._channel.send(frame(counts))
+
+    def _pinned(self, pin: Pin) -> None:
+        if not self._pins:
+            asyncio.get_running_loop().call_soon(self._send_pins)
+        self._pins_dropped += len(self._pins) == _MAX_PINS
+        self._pins.append(pin)
+
+    def _send_pins(self) -> None:
+        if self._channel.has_room:
+            self._channel.send(frame(Pins(list(self._pins))))
+            self._pins.clear()
+        elif not self._channel.lost.is_set():
+            asyncio.get_running_loop().call_later(_PINS_RETRY_S, self._send_pins)
+
+
+class _Session:
+    """The channel to the agent, and the worker that its first message makes."""
+
+    def __init__(self) -> None:
+        self.channel = Channel(self._receive)
+        self._worker: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Work until told to end."""
+        async with asyncio.TaskGroup() as group:
+            lost = group.create_task(self.channel.lost.wait())
+            await asyncio.wait((lost, self._worker), return_when=asyncio.FIRST_COMPLETED)
+            lost.cancel()
+        if self._worker.done():
+            await self._worker.result().run()
+        self.channel.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                await self.channel.lost.wait()
+
+    def _receive(self, payload: bytes) -> None:
+        if self._worker.done():
+            self._worker.result().receive(payload)
+            return
+        hello = read_by_worker(payload)
+        assert isinstance(hello, Hello)
+        level, process = logging.getLevelName(hello.log_level), f"worker {hello.number}"
+        logs.set_up(level, hello.log_format, process)
+        # The agent reports what cannot be bound, once for all workers.
+        logging.getLogger("pyproxy.forward.binding").setLevel(logging.ERROR)
+        self._worker.set_result(Worker(hello, self.channel))
+
+
+async def _work(sock: socket.socket) -> None:
+    session = _Session()
+    await session.channel.open(sock)
+    await session.run()
+
+
+def main() -> int:
+    """Run as the command line says; return the exit status."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    fd, loop = sys.argv[1:]
+    try:
+        with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+            runner.run(_work(socket.socket(fileno=int(fd))))
+    except Exception:
+        log.exception("a fault of this worker; another one takes its place")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
