@@ -1,4 +1,8 @@
-"""Which endpoint of a Service port a new connection goes to: affinity first (PARITY 3.14, 10).
+"""Which endpoint of a Service port a new connection goes to (PARITY 3.14, 10).
+
+Session affinity comes first, then the Service's policy, over the endpoints that were not tried for
+this connection, are not ejected and do not sit this pick out while they warm up. kube-proxy has the
+affinity and picks at random among all.
 
 Owns what is remembered of endpoints and clients between connections. Randomness and time are
 arguments; times are seconds of one monotonic clock.
@@ -9,6 +13,10 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from pyproxy.core.affinity import AffinityTable, EndpointKey
+from pyproxy.core.outlier import Outliers
+from pyproxy.core.policies import policy_of
+from pyproxy.core.rendezvous import owner
+from pyproxy.core.slow_start import SlowStart
 from pyproxy.model.endpoint import Endpoint
 from pyproxy.model.table import Backend
 
@@ -22,6 +30,8 @@ class Pool:
 
     Every endpoint that `pick` returns is given back by one `released`: when the attempt has failed,
     or when its connection, or UDP flow, has ended.
+
+    Invariant: _live holds the endpoints with live connections, each with how many; no others.
     """
 
     def __init__(
@@ -30,6 +40,23 @@ class Pool:
         self.backend = backend
         self._random = random
         self._affinity = affinity
+        self._live: dict[EndpointKey, int] = {}
+        self._policy = policy_of(backend.options.balance, random, self._live)
+        self._slow_start = SlowStart()
+        self._outliers = Outliers()
+
+    @property
+    def ejections(self) -> int:
+        """How often an endpoint was ejected."""
+        return self._outliers.total
+
+    def ejected(self) -> list[tuple[EndpointKey, float]]:
+        """Return the endpoints that are ejected now, each with when it may be picked again."""
+        return self._outliers.ejected()
+
+    def live(self, endpoint: Endpoint) -> int:
+        """Return how many connections of the endpoint are live, attempts included."""
+        return self._live.get((endpoint.address, endpoint.port), 0)
 
     def pick(
         self,
@@ -44,33 +71,90 @@ class Pool:
         failed for this connection already; never picked again. With session affinity the pick is
         recorded, and so refreshed, for the next `affinity_seconds`.
         """
+        usable = endpoints
         if tried:
-            endpoints = tuple(e for e in endpoints if (e.address, e.port) not in tried)
-        if not endpoints:
+            usable = tuple([e for e in endpoints if (e.address, e.port) not in tried])
+        if not usable:
             return None
-        backend = self.backend
-        if backend.affinity_seconds is None:
-            return endpoints[int(self._random() * len(endpoints))]
-        endpoint = self._affinity.find(backend, client, endpoints, now_s)
-        if endpoint is None:
-            endpoint = endpoints[int(self._random() * len(endpoints))]
-        self._affinity.record(backend, client, endpoint, now_s, backend.affinity_seconds)
+        backend, outliers = self.backend, self._outliers
+        if outliers:
+            usable = outliers.without_ejected(usable, now_s)
+        if backend.affinity_seconds is not None:
+            endpoint = self._stick(usable, client, now_s, backend.affinity_seconds)
+        else:
+            if self._slow_start:
+                usable = self._without_resting(usable, now_s)
+            endpoint = self._policy(usable, client)
+        key = endpoint.address, endpoint.port
+        self._live[key] = self._live.get(key, 0) + 1
+        if outliers:
+            outliers.picked(key, backend.options.ejection, now_s)
         return endpoint
 
     def connected(self, endpoint: Endpoint) -> None:
         """Note that the endpoint was connected, or has answered over UDP."""
+        if self._outliers.is_watching:
+            self._outliers.connected((endpoint.address, endpoint.port))
 
-    def failed(self, client: str, endpoint: Endpoint, now_s: float) -> None:
-        """Note that the endpoint could not be connected, so that the client is pinned elsewhere."""
-        if self.backend.affinity_seconds is not None:
-            self._affinity.forget(self.backend, client, endpoint)
+    def failed(self, client: str, endpoint: Endpoint, now_s: float) -> bool:
+        """Note that the endpoint could not be connected; return whether that ejects it.
+
+        The client is pinned elsewhere the next time.
+        """
+        backend = self.backend
+        if backend.affinity_seconds is not None:
+            self._affinity.forget(backend, client, endpoint)
+        if not backend.options.ejects:
+            return False
+        key = endpoint.address, endpoint.port
+        return self._outliers.failed(key, backend.options.ejection, _count(backend), now_s)
 
     def released(self, endpoint: Endpoint) -> None:
         """Note that a connection that was picked for is no more."""
+        key = endpoint.address, endpoint.port
+        count = self._live.pop(key, 0)
+        if count > 1:
+            self._live[key] = count - 1
 
     def update(self, backend: Backend, now_s: float) -> None:
         """Go by this state of the Service port from now on."""
-        self.backend = backend
+        before, self.backend = self.backend, backend
+        options = backend.options
+        if options.balance != before.options.balance:
+            self._policy = policy_of(options.balance, self._random, self._live)
+        self._slow_start.update(before.serving, backend.serving, options.slow_start_s, now_s)
+        if options.ejects:
+            self._outliers.keep_only(backend.serving, options.ejection, _count(backend))
+        else:
+            self._outliers.clear()
+
+    def _stick(
+        self, endpoints: tuple[Endpoint, ...], client: str, now_s: float, timeout_s: float
+    ) -> Endpoint:
+        """Return the endpoint that the client is pinned to, and pin it for longer.
+
+        A client that is not pinned gets the endpoint that its address belongs to: so processes that
+        have not told each other of it yet agree.
+        """
+        endpoint = self._affinity.find(self.backend, client, endpoints, now_s)
+        if endpoint is None:
+            endpoint = owner(client, endpoints)
+        self._affinity.record(self.backend, client, endpoint, now_s, timeout_s)
+        return endpoint
+
+    def _without_resting(
+        self, endpoints: tuple[Endpoint, ...], now_s: float
+    ) -> tuple[Endpoint, ...]:
+        """Leave out what rests while it warms up; a consistent hash must not waver."""
+        options = self.backend.options
+        if options.balance == "consistent-hash":
+            return endpoints
+        return self._slow_start.taking_part(endpoints, options.slow_start_s, now_s, self._random)
+
+
+def _count(backend: Backend) -> int:
+    """How many endpoints a Service port has; the local ones are mostly among the others."""
+    return max(len(backend.cluster), len(backend.local))
 
 
 class Balancer:

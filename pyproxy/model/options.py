@@ -8,12 +8,31 @@ Balance = Literal["least-connections", "round-robin", "random", "consistent-hash
 OnEndpointRemoved = Literal["drain", "keep", "close"]
 
 
+class EjectionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """When endpoints that cannot be connected are left out, and for how long. Times are seconds.
+
+    consecutive_failures: of connect attempts, until an endpoint is ejected. base_time_s: how long
+    the first time; twice as long each further time in a row, up to max_time_s. max_percent: of a
+    Service port's endpoints that may be ejected at once, 1 to 100; one always may, if it is not the
+    only one.
+    """
+
+    consecutive_failures: int = 3
+    base_time_s: float = 10.0
+    max_time_s: float = 300.0
+    max_percent: int = 50
+
+
+DEFAULT_EJECTION = EjectionSettings()
+
+
 class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the connections of one Service are spread, limited and ended. Times are seconds.
 
     balance: which endpoint gets a new connection; session affinity goes before it.
     slow_start_s: how long a new endpoint's share grows before it is whole; 0: at once.
-    ejects: whether endpoints that cannot be connected are left out for a while.
+    ejects: whether endpoints that cannot be connected are left out for a while; ejection: when, and
+        for how long. No annotation sets the latter.
     on_endpoint_removed: live TCP connections to an endpoint that serves no more, or has left the
         Service: `drain` closes them after the drain time, `close` at once, `keep` never.
     max_connections: live TCP connections of the Service; further ones are refused.
@@ -26,6 +45,7 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     balance: Balance = "least-connections"
     slow_start_s: float = 0.0
     ejects: bool = True
+    ejection: EjectionSettings = DEFAULT_EJECTION
     on_endpoint_removed: OnEndpointRemoved = "drain"
     max_connections: int | None = None
     idle_timeout_s: float | None = None
