@@ -39,7 +39,7 @@ from pyproxy.core.affinity import AffinityTable, Pin
 from pyproxy.core.backoff import Backoff
 from pyproxy.errors import PyproxyError
 from pyproxy.forward.binding import log_faults
-from pyproxy.forward.forwarder import changes
+from pyproxy.forward.forwarder import changes, may_forward
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.shared_counts import SharedMemory, Slots
 from pyproxy.metrics import Metrics
@@ -122,6 +122,9 @@ class Workers:
             self._order += 1
             self._tell(Table(self._order, table.generation, node, keys, *packed(new), slots))
             self._uses.change(gone, new, before.frontends)
+            for frontend in new:
+                if may_forward(frontend):  # its series are there before its first client
+                    self._metrics.service_port(frontend.backend.name)
             for backend in {id(f.backend): f.backend for f in new}.values():
                 self._affinity.keep_only(backend)
         self._metrics.table_generation = table.generation
@@ -155,7 +158,12 @@ class Workers:
     def detail(self) -> list[dict[str, Any]]:
         """The workers, for the health port."""
         return [
-            {"worker": number, "pid": worker.pid, "serving": worker.acknowledged > 0}
+            {
+                "worker": number,
+                "pid": worker.pid,
+                "serving": worker.acknowledged > 0,
+                "connections": worker.live_connections,
+            }
             for number, worker in sorted(self._workers.items())
         ]
 
