@@ -170,7 +170,7 @@ def asks(lab: Cluster) -> list[Ask]:
 
 
 @contextlib.contextmanager
-def proxied(wire: Wire, directory: Path) -> Iterator[Cluster]:
+def proxied(wire: Wire, directory: Path, workers: int) -> Iterator[Cluster]:
     """A cluster whose nodes each run pyproxy, and serve what is in the directory."""
     (directory / "config").mkdir()
     config = directory / "config" / "config.yaml"
@@ -184,14 +184,15 @@ def proxied(wire: Wire, directory: Path) -> Iterator[Cluster]:
                 for protocol in PROTOCOLS:
                     host.serve(protocol, host.address(family), POD_PORT)
         for node in lab.nodes:
-            start(node.host, config, manifests)
+            start(node.host, config, manifests, workers)
         yield lab
 
 
-def start(host: Host, config: Path, manifests: Path) -> "subprocess.Popen[str]":
+def start(host: Host, config: Path, manifests: Path, workers: int = 2) -> "subprocess.Popen[str]":
     """Start pyproxy on a node, and wait until it serves."""
     command = [sys.executable, "-m", "pyproxy", "run", "--config", str(config)]
     command += ["--manifests", str(manifests), "--hostname-override", host.name]
+    command += ["--workers", str(workers)]
     process = host.start(*command, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
     assert process.stderr is not None
     log = []
@@ -202,9 +203,10 @@ def start(host: Host, config: Path, manifests: Path) -> "subprocess.Popen[str]":
     raise AssertionError("".join(["pyproxy has ended\n", *log]))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("wire", wires())
-def test_every_front_end_from_every_position(wire: Wire, tmp_path: Path) -> None:
-    with proxied(wire, tmp_path) as lab:
+def test_every_front_end_from_every_position(wire: Wire, workers: int, tmp_path: Path) -> None:
+    with proxied(wire, tmp_path, workers) as lab:
         wanted = [(a, f, p) for a in asks(lab) for f in FAMILIES for p in PROTOCOLS]
         questions = [
             Question(
