@@ -20,8 +20,9 @@ from pyproxy.core.store import Changes, Store
 from pyproxy.forward.binding import TAKEN
 from pyproxy.metrics import Metrics
 from pyproxy.model.events import Event
+from pyproxy.model.service import ServiceName
 from pyproxy.model.table import FrontendKey
-from pyproxy.ops.events import EventPublisher, Occurrence, not_listening
+from pyproxy.ops.events import EventPublisher, Occurrence, invalid_annotation, not_listening
 from pyproxy.ops.health_check import HealthCheckServers
 
 log = logging.getLogger(__name__)
@@ -133,9 +134,12 @@ class Pipeline:
 
     def _changed(self, changes: Changes, *, needs_update: bool = False) -> None:
         for note in changes.notes[:MAX_NOTES]:
-            log.warning("%s", note)
+            log.warning("%s", note.text)
         if len(changes.notes) > MAX_NOTES:
             log.warning("and %d more notes of this kind", len(changes.notes) - MAX_NOTES)
+        for note in changes.notes:
+            if note.annotated is not None:
+                self._events.publish(self._misread(note.annotated, note.text))
         if self._touched is not None:
             self._touched.update(changes.frontends)
         if changes.is_visible or needs_update or not self._has_served:
@@ -160,5 +164,11 @@ class Pipeline:
     def _taken(self, key: FrontendKey) -> Occurrence:
         frontend = self._store.table().frontends[key]
         name = frontend.backend.name.service
+        return not_listening(name, self._uid(name), str(frontend), TAKEN)
+
+    def _misread(self, name: ServiceName, note: str) -> Occurrence:
+        return invalid_annotation(name, self._uid(name), note.removeprefix(f"Service {name}: "))
+
+    def _uid(self, name: ServiceName) -> str:
         service = self._store.services().get(name)
-        return not_listening(name, service.uid if service else "", str(frontend), TAKEN)
+        return service.uid if service else ""

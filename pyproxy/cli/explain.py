@@ -100,7 +100,7 @@ def _store(arguments: argparse.Namespace) -> "Store":
         faults.append(f"node {config.node_name}: the manifests hold no such Node")
     store = Store(config, _local_addresses(arguments, nodes.get(config.node_name)))
     for event in lists:
-        faults.extend(store.apply(event).notes)
+        faults.extend(note.text for note in store.apply(event).notes)
     for fault in faults:
         print(f"pyproxy: {fault}", file=sys.stderr)
     return store

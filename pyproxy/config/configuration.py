@@ -46,6 +46,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
             detect_local_mode=written.detect_local_mode,
             masquerade_all=kubeproxy.masquerades_all(written),
             localhost_node_ports=written.iptables.localhost_node_ports,
+            options=own.service_options(self.pyproxy),
             bind_address="" if bind in {"0.0.0.0", "::"} else bind,  # noqa: S104  nothing is bound
         )
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pyproxy.config.durations import format_duration
 from pyproxy.config.fields import Doc, Section
 from pyproxy.config.kinds import AUTO_WORKERS, Seconds, WorkerCount
+from pyproxy.model.options import Balance, EjectionSettings, OnEndpointRemoved, ServiceOptions
 
 API_VERSION = "pyproxy.io/v1alpha1"
 KIND = "PyproxyConfiguration"
@@ -33,6 +34,28 @@ class Steering(Section, frozen=True):
     rule_priority: Annotated[
         int, Doc("The priority of the rule that names it.", at_least=1, at_most=32765)
     ] = 10249
+
+
+class Ejection(Section, frozen=True):
+    """When endpoints that cannot be connected are left out for a while."""
+
+    enabled: Annotated[bool, Doc("Whether they are; `pyproxy.io/ejection` of a Service.")] = True
+    consecutive_failures: Annotated[
+        int, Doc("Attempts to connect that fail in a row, until it is ejected.", at_least=1)
+    ] = 3
+    base_time_s: Annotated[
+        Seconds, Doc("For how long; each further time in a row for twice as long.", more_than=0)
+    ] = Seconds(10)
+    max_time_s: Annotated[Seconds, Doc("And never for longer.", more_than=0)] = Seconds(300)
+    max_percent: Annotated[
+        int,
+        Doc(
+            "Of a Service port's endpoints that may be ejected at once; one may always be, unless"
+            " it is the only one.",
+            at_least=1,
+            at_most=100,
+        ),
+    ] = 50
 
 
 class PyproxyConfiguration(Section, frozen=True):
@@ -68,6 +91,43 @@ class PyproxyConfiguration(Section, frozen=True):
             " each core that it may use, at most 8. 0: the agent forwards itself."
         ),
     ] = AUTO_WORKERS
+    balance: Annotated[
+        Balance,
+        Doc("How endpoints are chosen for new connections; `pyproxy.io/balance` of a Service."),
+    ] = "least-connections"
+    slow_start_s: Annotated[
+        Seconds,
+        Doc(
+            "How long the share of a new endpoint grows before it is whole; 0: at once."
+            " `pyproxy.io/slow-start` of a Service.",
+            at_least=0,
+        ),
+    ] = Seconds(0)
+    ejection: Ejection = Ejection()
+    on_endpoint_removed: Annotated[
+        OnEndpointRemoved,
+        Doc(
+            "TCP connections to an endpoint that serves no more, or has left the Service: `drain`"
+            " closes them after drainTimeout, `close` at once, `keep` never."
+            " `pyproxy.io/on-endpoint-removed` of a Service."
+        ),
+    ] = "drain"
+    idle_timeout_s: Annotated[
+        Seconds | None,
+        Doc(
+            "Closes TCP connections on which nothing moves for so long; without it, none."
+            " `pyproxy.io/idle-timeout` of a Service.",
+            more_than=0,
+        ),
+    ] = None
+    max_connection_age_s: Annotated[
+        Seconds | None,
+        Doc(
+            "Ends TCP connections of about this age, in a pause; without it, none."
+            " `pyproxy.io/max-connection-age` of a Service.",
+            more_than=0,
+        ),
+    ] = None
     connect_timeout_s: Annotated[
         Seconds, Doc("For one attempt to connect to an endpoint.", more_than=0)
     ] = Seconds(1)
@@ -103,6 +163,28 @@ class PyproxyConfiguration(Section, frozen=True):
     ] = None
 
 
+def service_options(config: PyproxyConfiguration) -> ServiceOptions:
+    """The options of Services without annotations.
+
+    The time for one attempt to connect stays None: the forwarder has it.
+    """
+    ejection = config.ejection
+    return ServiceOptions(
+        balance=config.balance,
+        slow_start_s=config.slow_start_s,
+        ejects=ejection.enabled,
+        ejection=EjectionSettings(
+            consecutive_failures=ejection.consecutive_failures,
+            base_time_s=ejection.base_time_s,
+            max_time_s=ejection.max_time_s,
+            max_percent=ejection.max_percent,
+        ),
+        on_endpoint_removed=config.on_endpoint_removed,
+        idle_timeout_s=config.idle_timeout_s,
+        max_connection_age_s=config.max_connection_age_s,
+    )
+
+
 def faults_of(config: PyproxyConfiguration) -> list[str]:
     """What is wrong with fields taken together, or with single words of a range."""
     faults = []
@@ -111,6 +193,10 @@ def faults_of(config: PyproxyConfiguration) -> list[str]:
             format_duration, (config.connect_deadline_s, config.connect_timeout_s)
         )
         faults.append(f"connectDeadline: {deadline!r} is less than connectTimeout, {timeout!r}")
+    ejection = config.ejection
+    if ejection.max_time_s < ejection.base_time_s:
+        longest, base = map(format_duration, (ejection.max_time_s, ejection.base_time_s))
+        faults.append(f"ejection.maxTime: {longest!r} is less than ejection.baseTime, {base!r}")
     mark = config.steering.mark
     if mark.bit_count() != 1:
         faults.append(f"steering.mark: {mark} is not one bit, such as 0x100000")

@@ -6,6 +6,7 @@ import msgspec
 
 from pyproxy.errors import ConfigError
 from pyproxy.model.addresses import Cidr, parse_cidr
+from pyproxy.model.options import DEFAULT_OPTIONS, ServiceOptions
 
 DetectLocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
 
@@ -28,6 +29,7 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     cluster_cidr: the pods' networks, for detectLocalMode ClusterCIDR; at most one of a family.
     bind_address: overrides the node's primary address when it is set (PARITY 9.6).
     localhost_node_ports: whether loopback addresses may serve node ports at all (6.7).
+    options: of Services without annotations.
     """
 
     node_name: str = ""
@@ -38,6 +40,7 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     masquerade_all: bool = False
     bind_address: str = ""
     localhost_node_ports: bool = True
+    options: ServiceOptions = DEFAULT_OPTIONS
 
 
 def parse_node_port_addresses(texts: list[str]) -> NodePortAddresses:

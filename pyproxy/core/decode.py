@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from pyproxy.core import wire as api
+from pyproxy.core.options import ANNOTATION_PREFIX
 from pyproxy.errors import DecodeError
 from pyproxy.model.addresses import Cidr, Family, family_of, parse_address, parse_cidr
 from pyproxy.model.endpoint import EndpointSlice, SliceEndpoint, SlicePort
@@ -25,7 +26,6 @@ from pyproxy.model.service import (
     ServicePort,
 )
 
-ANNOTATION_PREFIX = "pyproxy.io/"
 LAST_CHANGE_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 DEFAULT_AFFINITY_SECONDS = 10800  # the API's own default for timeoutSeconds
 MAX_AFFINITY_SECONDS = 86400

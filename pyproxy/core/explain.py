@@ -9,6 +9,7 @@ import difflib
 from pyproxy.core import unserved
 from pyproxy.core.decision import decide, is_node, is_pod, uses_local
 from pyproxy.core.explanation import Check, Explanation, Reason, ref
+from pyproxy.core.options import written
 from pyproxy.core.selection import why_not_proxied
 from pyproxy.core.slices import merge
 from pyproxy.core.source_address import KEPT, SourceAddress, source_address
@@ -47,6 +48,7 @@ def _explain_frontend(store: Store, frontend: Frontend, target: AddressTarget) -
     is_forwarded = decision.action == "forward"
     sources = {_source_address(frontend, target.client, e, node).source for e in decision.endpoints}
     if is_forwarded:
+        checks.append(Check("Options", ok=True, detail=", ".join(written(backend.options))))
         checks.append(_source_check(frontend, target.client, node, decision.endpoints))
     return Explanation(
         target=unserved.target_json(target),

@@ -11,24 +11,28 @@ from pyproxy.core.topology import categorize
 from pyproxy.model.addresses import FAMILIES, Cidr, Family, family_of
 from pyproxy.model.endpoint import EndpointSlice
 from pyproxy.model.node import NodeView
+from pyproxy.model.options import ServiceOptions
 from pyproxy.model.service import Service, ServicePort, ServicePortName
 from pyproxy.model.table import Backend, Frontend, FrontendKind
 
 
 def backends_of(
-    service: Service, slices: tuple[EndpointSlice, ...], node: NodeView
+    service: Service,
+    slices: tuple[EndpointSlice, ...],
+    node: NodeView,
+    options: ServiceOptions,
 ) -> Iterator[tuple[ServicePort, Backend]]:
     """Yield each port of a proxied Service with its backend, family by family.
 
-    slices: the Service's, in the order of their names. SCTP ports have no backend: this is a proxy
-    for TCP and UDP.
+    slices: the Service's, in the order of their names. options: the Service's too. SCTP ports have
+    no backend: this is a proxy for TCP and UDP.
     """
     for family in FAMILIES:
         if family not in service.cluster_ips:
             continue  # not proxied in this family, external addresses neither (1.7)
         for port in service.ports:
             if port.protocol != "SCTP":
-                yield port, _backend(service, port, family, slices, node)
+                yield port, _backend(service, port, family, slices, node, options)
 
 
 def _backend(
@@ -37,6 +41,7 @@ def _backend(
     family: Family,
     slices: tuple[EndpointSlice, ...],
     node: NodeView,
+    options: ServiceOptions,
 ) -> Backend:
     endpoints = merge(slices, port, family, node.name)
     load_balancer_ips = _of_family(service.load_balancer_ips, family)
@@ -62,6 +67,7 @@ def _backend(
         affinity_seconds=service.affinity_seconds,
         source_ranges=_ranges_of_family(service.source_ranges, family),
         load_balancer_ips=load_balancer_ips,
+        options=options,
     )
 
 

@@ -16,7 +16,8 @@ from pyproxy.config import ProxyConfig
 from pyproxy.core import nodeview
 from pyproxy.core.claims import Claims
 from pyproxy.core.frontends import backends_of, frontends_of
-from pyproxy.core.notes import contest_notes, notes_of
+from pyproxy.core.notes import Note, contest_notes, notes_of
+from pyproxy.core.options import options_of
 from pyproxy.core.selection import feeds_endpoints, why_not_proxied
 from pyproxy.model.addresses import Cidr, Family
 from pyproxy.model.endpoint import EndpointSlice
@@ -52,7 +53,7 @@ class Changes(msgspec.Struct, frozen=True):
 
     frontends: Mapping[FrontendKey, Frontend | None]
     is_visible: bool
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 class _Served(msgspec.Struct):
@@ -132,7 +133,7 @@ class Store:
 
     def apply(self, event: Event) -> Changes:
         """Take in one event and return what it changed."""
-        notes: list[str] = []
+        notes: list[Note] = []
         dirty: dict[ServiceName, None] = {}
         is_visible = False
         for key, value in self._differences(event):
@@ -168,7 +169,7 @@ class Store:
         key: ObjectKey,
         value: Object | None,
         dirty: dict[ServiceName, None],
-        notes: list[str],
+        notes: list[Note],
     ) -> bool:
         """Store one object and mark the Services it touches; say if it is visible by itself."""
         objects = self._objects[resource]
@@ -190,7 +191,7 @@ class Store:
             case _:
                 return self._look_at_service_cidrs()
         if isinstance(value, Service | EndpointSlice):
-            notes.extend(notes_of(value, before, self._config.proxy_name))
+            notes.extend(notes_of(value, before, self._config))
         return False
 
     def _index_slice(
@@ -239,7 +240,7 @@ class Store:
         return self._service_cidrs != before
 
     def _recompute(
-        self, dirty: Iterable[ServiceName], notes: list[str], *, is_visible: bool
+        self, dirty: Iterable[ServiceName], notes: list[Note], *, is_visible: bool
     ) -> Changes:
         changed: dict[FrontendKey, Frontend | None] = {}
         cluster_ips: dict[str, ServiceName | None] = {}
@@ -268,7 +269,8 @@ class Store:
         before = self._served.get(name)
         after = _Served(service, {}, {})
         slices = self.slices_of(name)
-        for port, computed in backends_of(service, slices, self._node):
+        options, _ = options_of(service.annotations, self._config.options)
+        for port, computed in backends_of(service, slices, self._node, options):
             key = (computed.name, computed.family)
             known = before.backends.get(key) if before else None
             backend = known if known == computed and known is not None else computed
@@ -301,7 +303,7 @@ class Store:
         before: _Served | None,
         after: _Served | None,
         changed: dict[FrontendKey, Frontend | None],
-        notes: list[str],
+        notes: list[Note],
     ) -> None:
         old = before.claims if before else {}
         new = after.claims if after else {}

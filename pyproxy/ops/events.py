@@ -67,6 +67,12 @@ def not_listening(service: ServiceName, uid: str, frontend: str, why: str) -> Oc
     return Occurrence("Warning", "FailedToListen", "Listen", regarding, note)
 
 
+def invalid_annotation(service: ServiceName, uid: str, note: str) -> Occurrence:
+    """The event of an annotation of a Service that cannot be used."""
+    regarding = Regarding("Service", service.name, service.namespace, uid)
+    return Occurrence("Warning", "InvalidAnnotation", "ReadAnnotations", regarding, note)
+
+
 class EventSink(Protocol):
     """Takes events, one at a time."""
 

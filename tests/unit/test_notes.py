@@ -13,7 +13,7 @@ from tests.support.builders import (
 
 
 def notes(store: Store, data: Json) -> list[str]:
-    return list(store.apply(applied(data)).notes)
+    return [note.text for note in store.apply(applied(data)).notes]
 
 
 def test_objects_in_order_are_not_worth_a_note() -> None:

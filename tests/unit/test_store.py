@@ -314,11 +314,11 @@ def test_the_older_of_two_services_holds_an_external_ip_until_it_goes() -> None:
     changes = store.apply(applied(old))
     assert holder(store) == "z-old"
     assert CONTESTED in changes.frontends
-    assert changes.notes == (
+    assert [note.text for note in changes.notes] == [
         f"{EXTERNAL_IP}:80/TCP is claimed by default/z-old:http, default/a-young:http;"
         " default/z-old:http holds it, the others are not reached there: give each Service an"
         " address or port of its own",
-    )
+    ]
     names = [rival.backend.name.name for rival in store.rivals(CONTESTED)]
     assert names == ["z-old", "a-young"]
     assert len(store.frontends_of(ServiceName("default", "a-young"))) == 2
@@ -384,7 +384,9 @@ def test_a_service_with_a_bad_port_serves_its_other_ports() -> None:
     store = make_store()
     changes = store.apply(applied(make_service(ports=[make_port(0, "zero"), make_port(80)])))
     assert set(changes.frontends) == {WEB}
-    assert changes.notes == ("Service default/web: spec.ports: port 0 is not within 1 to 65535",)
+    assert [note.text for note in changes.notes] == [
+        "Service default/web: spec.ports: port 0 is not within 1 to 65535"
+    ]
 
 
 def test_a_slice_for_an_unknown_service_harms_nobody() -> None:
