@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pyproxy.core.affinity import AffinityTable
+from pyproxy.core.affinity import AffinityTable, Pin
 from pyproxy.model.endpoint import Endpoint
 from pyproxy.model.service import ServicePortName
 from pyproxy.model.table import Backend
@@ -164,3 +164,83 @@ def test_a_full_service_port_takes_no_room_from_another() -> None:
     table.record(other, OTHER, A, 0, 100)
     assert table.find(WEB, CLIENT, (A,), 1) is A
     assert table.find(other, OTHER, (A,), 1) is A
+
+
+class Watched:
+    """A table and what it has told."""
+
+    def __init__(self) -> None:
+        self.told: list[Pin] = []
+        self.table = AffinityTable(observer=self.told.append)
+
+
+def pin(at: Endpoint, remaining_s: float, client: str = CLIENT) -> Pin:
+    return Pin(NAME, "IPv4", client, (at.address, at.port), remaining_s)
+
+
+def test_a_new_pin_is_told_and_a_fresh_one_not_again() -> None:
+    watched = Watched()
+    for now_s in (1000, 1001, 1010, 1024.9):
+        watched.table.record(WEB, CLIENT, B, now_s, 100)
+    assert watched.told == [pin(B, 100)]
+
+
+def test_a_pin_is_told_again_once_a_quarter_of_its_time_has_passed() -> None:
+    watched = Watched()
+    for now_s in range(1000, 1100):
+        watched.table.record(WEB, CLIENT, B, now_s, 100)
+    assert watched.told == [pin(B, 100)] * 4
+
+
+def test_who_is_told_never_lags_by_more_than_a_quarter_of_the_time() -> None:
+    other = AffinityTable()
+    now_s = 0.0
+    table = AffinityTable(observer=lambda told: other.adopt(told, now_s))
+    for step in range(1, 1000):
+        now_s = step * 0.7
+        table.record(WEB, CLIENT, B, now_s, 100)
+        assert other.find(WEB, CLIENT, WEB.cluster, now_s + 74.9) is B
+
+
+def test_a_pin_that_is_taken_back_is_told() -> None:
+    watched = Watched()
+    watched.table.record(WEB, CLIENT, B, 0, 100)
+    watched.table.forget(WEB, CLIENT, B)
+    watched.table.forget(WEB, CLIENT, B)
+    assert watched.told == [pin(B, 100), pin(B, 0)]
+
+
+def test_an_adopted_pin_holds_for_what_remains_and_is_told_to_nobody() -> None:
+    watched = Watched()
+    watched.table.adopt(pin(B, 30), 1000)
+    assert watched.table.find(WEB, CLIENT, WEB.cluster, 1029) is B
+    assert watched.table.find(WEB, CLIENT, WEB.cluster, 1030) is None
+    assert watched.told == []
+
+
+def test_an_adopted_pin_never_shortens_one_of_our_own(table: AffinityTable) -> None:
+    table.record(WEB, CLIENT, B, 1000, 100)
+    table.adopt(pin(B, 30), 1000)
+    assert table.find(WEB, CLIENT, WEB.cluster, 1099) is B
+
+
+def test_a_pin_without_time_takes_the_record_back(table: AffinityTable) -> None:
+    table.adopt(pin(B, 0), 0)
+    table.record(WEB, CLIENT, B, 0, 100)
+    table.record(WEB, CLIENT, C, 0, 100)
+    table.adopt(pin(B, 0), 1)
+    assert table.find(WEB, CLIENT, WEB.cluster, 1) is C
+
+
+def test_adopting_is_bounded_like_recording() -> None:
+    table = AffinityTable(max_clients=2)
+    for number in range(5):
+        table.adopt(pin(B, 30, f"192.0.2.{number}"), 0)
+    assert len(table) == 2
+
+
+def test_another_table_can_take_over_every_pin_that_holds(table: AffinityTable) -> None:
+    table.record(WEB, CLIENT, A, 0, 10)
+    table.record(WEB, CLIENT, B, 0, 100)
+    table.record(WEB, OTHER, C, 0, 100)
+    assert list(table.pins(20)) == [pin(B, 80), pin(C, 80, OTHER)]

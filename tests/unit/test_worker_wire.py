@@ -1,0 +1,167 @@
+"""The wire between agent and workers: framing, messages, and tables told as changes."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyproxy.app.worker_wire import (
+    Counts,
+    Done,
+    Drain,
+    Frames,
+    Hello,
+    Ping,
+    Pins,
+    Retire,
+    Stop,
+    StopListening,
+    Table,
+    ToAgent,
+    ToWorker,
+    applied,
+    frame,
+    packed,
+    read_by_agent,
+    read_by_worker,
+)
+from pyproxy.core.affinity import Pin
+from pyproxy.forward.forwarder import changes
+from pyproxy.forward.settings import ForwardSettings
+from pyproxy.model.addresses import Cidr
+from pyproxy.model.endpoint import Endpoint
+from pyproxy.model.node import NodeView
+from pyproxy.model.options import ServiceOptions
+from pyproxy.model.persistent import PersistentMap
+from pyproxy.model.service import ServiceName, ServicePortName
+from pyproxy.model.table import Backend, Frontend, FrontendKey
+
+NAME = ServicePortName("default", "web", "http", "TCP")
+ENDPOINT = Endpoint("10.0.0.1", 80, is_local=True, zones=("a",), pod="web-1", node_name="node-1")
+WEB = Backend(
+    name=NAME,
+    family="IPv4",
+    cluster=(ENDPOINT,),
+    local=(ENDPOINT,),
+    has_any=True,
+    serving=frozenset({("10.0.0.1", 80)}),
+    affinity_seconds=3,
+    source_ranges=(Cidr("10.0.0.0", 8),),
+    options=ServiceOptions(max_connections=5),
+)
+PIN = Pin(NAME, "IPv4", "192.0.2.1", ("10.0.0.1", 80), 1.5)
+KEY: FrontendKey = ("10.96.0.1", 80, "TCP")
+BACKENDS, FRONTENDS = packed([Frontend(*KEY, "ClusterIP", WEB)])
+
+TO_WORKER: tuple[ToWorker, ...] = (
+    Hello(1, 2, 9, ForwardSettings(max_connections=7), 30.0, 20, "json"),
+    Table(
+        1, 7, NodeView(name="node-1", primary={"IPv4": "10.0.0.9"}), [KEY], BACKENDS, FRONTENDS, []
+    ),
+    Table(
+        2, 8, None, [], [], [], [(ServiceName("default", "web"), 3), (ServiceName("a", "b"), None)]
+    ),
+    Retire(3),
+    Ping(4),
+    StopListening(5),
+    Pins([PIN]),
+    Drain(30.0),
+    Stop(),
+)
+TO_AGENT: tuple[ToAgent, ...] = (
+    Done(3, [KEY], [("::1", 53, "UDP")], [(KEY, "the address is not on this host")]),
+    Counts([(NAME, {"opened": 3, "closed": {"finished": 1}})], {"bind_errors": 2}, 4, 5, 6),
+    Pins([PIN]),
+)
+
+
+def payload(message: ToWorker | ToAgent) -> bytes:
+    (found,) = Frames().feed(frame(message))
+    return found
+
+
+@pytest.mark.parametrize("message", TO_WORKER, ids=lambda m: type(m).__name__)
+def test_what_the_agent_says_arrives_as_it_was_said(message: ToWorker) -> None:
+    assert read_by_worker(payload(message)) == message
+
+
+@pytest.mark.parametrize("message", TO_AGENT, ids=lambda m: type(m).__name__)
+def test_what_a_worker_says_arrives_as_it_was_said(message: ToAgent) -> None:
+    assert read_by_agent(payload(message)) == message
+
+
+def test_the_agent_takes_no_orders() -> None:
+    with pytest.raises(msgspec.DecodeError):
+        read_by_agent(payload(Retire(1)))
+
+
+@given(st.data())
+def test_frames_come_whole_however_the_stream_is_cut(data: st.DataObject) -> None:
+    messages = data.draw(st.lists(st.sampled_from(TO_WORKER), max_size=6))
+    stream = b"".join(map(frame, messages))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    frames = Frames()
+    arrived = [read_by_worker(p) for piece in pieces for p in frames.feed(piece)]
+    assert arrived == messages
+
+
+def test_frontends_of_one_service_port_share_their_backend_on_the_other_side() -> None:
+    two = [
+        Frontend("10.96.0.1", 80, "TCP", "ClusterIP", WEB),
+        Frontend("10.0.0.9", 30080, "TCP", "NodePort", WEB),
+    ]
+    backends, frontends = packed(two)
+    assert len(backends) == 1
+    read = read_by_worker(payload(Table(1, 1, None, [], backends, frontends, [])))
+    assert isinstance(read, Table)
+    first, second = applied(PersistentMap(), read).values()
+    assert first.backend is second.backend
+    assert {first, second} == set(two)
+
+
+def backend(number: int, endpoints: int) -> Backend:
+    name = ServicePortName("default", f"s{number}", "", "TCP")
+    listed = tuple(Endpoint(f"10.0.{number}.{n}", 80) for n in range(endpoints))
+    return Backend(name=name, family="IPv4", cluster=listed, has_any=bool(listed))
+
+
+# A table: by Service, how many frontends and how many endpoints it has.
+tables = st.dictionaries(
+    st.integers(0, 5), st.tuples(st.integers(1, 3), st.integers(0, 3)), max_size=6
+)
+
+
+def frontends_of(table: dict[int, tuple[int, int]]) -> PersistentMap[FrontendKey, Frontend]:
+    found = {}
+    for number, (count, endpoints) in table.items():
+        shared = backend(number, endpoints)
+        for port in range(count):
+            made = Frontend(f"10.96.0.{number}", 80 + port, "TCP", "ClusterIP", shared)
+            found[made.key] = made
+    return PersistentMap(found)
+
+
+@given(st.lists(tables, min_size=1, max_size=5), st.integers(0, 4))
+def test_a_snapshot_and_changes_amount_to_the_table(
+    history: list[dict[int, tuple[int, int]]], joined: int
+) -> None:
+    """For a worker that was there from the start, and for one that came later."""
+    told: PersistentMap[FrontendKey, Frontend] = PersistentMap()
+    workers = [told]
+    for number, table in enumerate(map(frontends_of, history)):
+        gone, new = changes(told, table)
+        change = Table(number, number, None, [f.key for f in gone], *packed(new), [])
+        workers = [applied(known, _sent(change)) for known in workers]
+        if number == joined:
+            snapshot = Table(number, number, None, [], *packed(table.values()), [])
+            workers.append(applied(PersistentMap(), _sent(snapshot)))
+        told = table
+        for known in workers:
+            assert dict(known) == dict(table)
+
+
+def _sent(table: Table) -> Table:
+    read = read_by_worker(payload(table))
+    assert isinstance(read, Table)
+    return read
