@@ -151,6 +151,8 @@ def _is_steered(configuration: "Configuration") -> bool:
 
 
 def _forward(configuration: "Configuration", *, is_steered: bool) -> "ForwardSettings":
+    import resource
+
     from pyproxy.forward.settings import ForwardSettings
 
     own, conntrack = configuration.pyproxy, configuration.kube_proxy.conntrack
@@ -161,7 +163,11 @@ def _forward(configuration: "Configuration", *, is_steered: bool) -> "ForwardSet
         source_address=own.source_address if is_steered else "node",
         connect_timeout_s=own.connect_timeout_s,
         connect_deadline_s=own.connect_deadline_s,
+        drain_timeout_s=own.drain_timeout_s,
         max_connections=own.max_connections,
+        max_descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[
+            1
+        ],  # the agent raises it to that
         max_udp_flows=own.max_udp_flows,
         # 0 leaves kube-proxy's kernel as it is: so it is our default.
         udp_unreplied_timeout_s=conntrack.udp_timeout_s or defaults.udp_unreplied_timeout_s,

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import uvloop
 
+from pyproxy.app.forwarding import InProcess
 from pyproxy.app.steered import SteeredForwarder
 from pyproxy.config import ProxyConfig
 from pyproxy.core.balancer import Balancer
@@ -48,7 +49,7 @@ class Node:
         route = PolicyRoute(STEER.mark, STEER.route_table, STEER.rule_priority)
         self.nft = Nft()
         steering = Steering(self.nft, route, STEER)
-        self.steered = SteeredForwarder(self.forwarder, steering, self.metrics)
+        self.steered = SteeredForwarder(InProcess(self.forwarder), steering, self.metrics)
 
     async def update(self, changes: Changes | None = None) -> None:
         touched = None if changes is None else changes.frontends.keys()
