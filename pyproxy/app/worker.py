@@ -22,6 +22,7 @@ from pyproxy.app import logs
 from pyproxy.app.loops import loop_factory
 from pyproxy.app.worker_channel import Channel
 from pyproxy.app.worker_counts import CountsSource
+from pyproxy.app.worker_table import applied, unpacked
 from pyproxy.app.worker_wire import (
     Counts,
     Done,
@@ -33,7 +34,6 @@ from pyproxy.app.worker_wire import (
     Stop,
     StopListening,
     Table,
-    applied,
     frame,
     read_by_worker,
 )
@@ -139,13 +139,14 @@ class Worker:
 
     def _serve(self, message: Table) -> None:
         self._live_counts.assign(message.slots)
-        self._frontends = applied(self._frontends, message)
+        new = unpacked(message.backends, message.frontends)
+        self._frontends = applied(self._frontends, message.gone, new)
         self._table = VipTable(
             frontends=self._frontends,
             node=message.node or self._table.node,
             generation=message.generation,
         )
-        touched = [*message.gone, *((a, port, p) for a, port, p, _, _ in message.frontends)]
+        touched = [*message.gone, *(frontend.key for frontend in new)]
         self._forwarder.extend(self._table, touched)
         self._touched.update(touched)
         self._done(message.order, touched)

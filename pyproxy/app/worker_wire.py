@@ -8,22 +8,18 @@ The order of the agent's messages is the order of what they tell; every `Order` 
 """
 
 import struct
-from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
+from pyproxy.app.worker_table import WireFrontend
 from pyproxy.core.affinity import Pin
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.model.node import NodeView
-from pyproxy.model.persistent import PersistentMap
-from pyproxy.model.service import Protocol, ServiceName, ServicePortName
-from pyproxy.model.table import Backend, Frontend, FrontendKey, FrontendKind
+from pyproxy.model.service import ServiceName, ServicePortName
+from pyproxy.model.table import FrontendKey
 
 _LENGTH = struct.Struct("!I")
-
-# (address, port, protocol, kind, number of its Backend in the same message)
-WireFrontend = tuple[str, int, Protocol, FrontendKind, int]
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -49,16 +45,15 @@ class Hello(_Message, frozen=True):
 class Table(_Message, frozen=True):
     """An order: forward by the last table with these changes, but keep listening until `Retire`.
 
-    A snapshot is the same thing, told to who has no table yet. Backends stand once each, the
-    frontends name them by number. node: None when it is as before. slots: of Services whose live
-    connections are counted over all workers; None: no more.
+    A snapshot is the same thing, told to who has no table yet. node: None when it is as before.
+    slots: of Services whose live connections are counted over all workers; None: no more.
     """
 
     order: int
     generation: int
     node: NodeView | None
     gone: list[FrontendKey]
-    backends: list[Backend]
+    backends: list[msgspec.Raw]
     frontends: list[WireFrontend]
     slots: list[tuple[ServiceName, int | None]]
 
@@ -181,33 +176,3 @@ class Frames:
             return -1
         size: int = _LENGTH.unpack_from(self._buffer, start)[0]
         return size
-
-
-def packed(frontends: Iterable[Frontend]) -> tuple[list[Backend], list[WireFrontend]]:
-    """Return frontends as a Table has them: the Backends that they share stand once."""
-    numbers: dict[int, int] = {}
-    backends: list[Backend] = []
-    found: list[WireFrontend] = []
-    for frontend in frontends:
-        number = numbers.setdefault(id(frontend.backend), len(backends))
-        if number == len(backends):
-            backends.append(frontend.backend)
-        found.append((*frontend.key, frontend.kind, number))
-    return backends, found
-
-
-def unpacked(message: Table) -> list[Frontend]:
-    """Return the frontends of a Table."""
-    return [
-        Frontend(address, port, protocol, kind, message.backends[number])
-        for address, port, protocol, kind, number in message.frontends
-    ]
-
-
-def applied(
-    frontends: PersistentMap[FrontendKey, Frontend], message: Table
-) -> PersistentMap[FrontendKey, Frontend]:
-    """Return the frontends after a Table."""
-    changes: dict[FrontendKey, Frontend | None] = dict.fromkeys(message.gone)
-    changes.update((frontend.key, frontend) for frontend in unpacked(message))
-    return frontends.changed(changes)

@@ -20,6 +20,7 @@ import msgspec
 from pyproxy.app.uses import Uses
 from pyproxy.app.worker_counts import CountsSum
 from pyproxy.app.worker_process import WorkerProcess, cause_of_death
+from pyproxy.app.worker_table import packed
 from pyproxy.app.worker_wire import (
     Counts,
     Done,
@@ -33,7 +34,6 @@ from pyproxy.app.worker_wire import (
     Table,
     ToAgent,
     frame,
-    packed,
 )
 from pyproxy.core.affinity import AffinityTable, Pin
 from pyproxy.core.backoff import Backoff
@@ -281,10 +281,12 @@ class Workers:
         data = frame(Drain(timeout_s))
         for worker in self._workers.values():
             worker.send(data)
-        async with asyncio.timeout(timeout_s + self._settings.patience_s):
-            while self._workers:
-                self._progress.clear()
-                await self._progress.wait()
+        # They cut by themselves what is left; one that does not is ended with `run`.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s + self._settings.patience_s):
+                while self._workers:
+                    self._progress.clear()
+                    await self._progress.wait()
 
     def close(self) -> None:
         """Give the shared memory back. The workers end with `run`."""

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyproxy.app.worker_table import applied, packed, unpacked
 from pyproxy.app.worker_wire import (
     Counts,
     Done,
@@ -19,9 +20,7 @@ from pyproxy.app.worker_wire import (
     Table,
     ToAgent,
     ToWorker,
-    applied,
     frame,
-    packed,
     read_by_agent,
     read_by_worker,
 )
@@ -37,7 +36,7 @@ from pyproxy.model.service import ServiceName, ServicePortName
 from pyproxy.model.table import Backend, Frontend, FrontendKey
 
 NAME = ServicePortName("default", "web", "http", "TCP")
-ENDPOINT = Endpoint("10.0.0.1", 80, is_local=True, zones=("a",), pod="web-1", node_name="node-1")
+ENDPOINT = Endpoint("10.0.0.1", 80, is_local=True)
 WEB = Backend(
     name=NAME,
     family="IPv4",
@@ -115,24 +114,36 @@ def test_frontends_of_one_service_port_share_their_backend_on_the_other_side() -
     assert len(backends) == 1
     read = read_by_worker(payload(Table(1, 1, None, [], backends, frontends, [])))
     assert isinstance(read, Table)
-    first, second = applied(PersistentMap(), read).values()
+    first, second = unpacked(read.backends, read.frontends)
     assert first.backend is second.backend
     assert {first, second} == set(two)
 
 
-def backend(number: int, endpoints: int) -> Backend:
-    name = ServicePortName("default", f"s{number}", "", "TCP")
-    listed = tuple(Endpoint(f"10.0.{number}.{n}", 80) for n in range(endpoints))
-    return Backend(name=name, family="IPv4", cluster=listed, has_any=bool(listed))
+# Each endpoint of a Service: whether it is in the cluster list, in the local list, and serving.
+memberships = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=4)
 
 
-# A table: by Service, how many frontends and how many endpoints it has.
-tables = st.dictionaries(
-    st.integers(0, 5), st.tuples(st.integers(1, 3), st.integers(0, 3)), max_size=6
-)
+def backend(number: int, members: list[tuple[bool, bool, bool]]) -> Backend:
+    endpoints = [Endpoint(f"10.0.{number}.{n}", 80, is_local=m[1]) for n, m in enumerate(members)]
+    cluster, local, serving = (
+        tuple(e for e, m in zip(endpoints, members, strict=True) if m[which]) for which in range(3)
+    )
+    return Backend(
+        name=ServicePortName("default", f"s{number}", "", "TCP"),
+        family="IPv4",
+        cluster=cluster,
+        local=local,
+        has_any=bool(serving),
+        serving=frozenset((e.address, e.port) for e in serving),
+    )
 
 
-def frontends_of(table: dict[int, tuple[int, int]]) -> PersistentMap[FrontendKey, Frontend]:
+# A table: by Service, how many frontends and which endpoints it has.
+tables = st.dictionaries(st.integers(0, 5), st.tuples(st.integers(1, 3), memberships), max_size=6)
+_Table = dict[int, tuple[int, list[tuple[bool, bool, bool]]]]
+
+
+def frontends_of(table: _Table) -> PersistentMap[FrontendKey, Frontend]:
     found = {}
     for number, (count, endpoints) in table.items():
         shared = backend(number, endpoints)
@@ -143,25 +154,32 @@ def frontends_of(table: dict[int, tuple[int, int]]) -> PersistentMap[FrontendKey
 
 
 @given(st.lists(tables, min_size=1, max_size=5), st.integers(0, 4))
-def test_a_snapshot_and_changes_amount_to_the_table(
-    history: list[dict[int, tuple[int, int]]], joined: int
-) -> None:
+def test_a_snapshot_and_changes_amount_to_the_table(history: list[_Table], joined: int) -> None:
     """For a worker that was there from the start, and for one that came later."""
     told: PersistentMap[FrontendKey, Frontend] = PersistentMap()
     workers = [told]
     for number, table in enumerate(map(frontends_of, history)):
         gone, new = changes(told, table)
         change = Table(number, number, None, [f.key for f in gone], *packed(new), [])
-        workers = [applied(known, _sent(change)) for known in workers]
+        workers = [_after(known, change) for known in workers]
         if number == joined:
             snapshot = Table(number, number, None, [], *packed(table.values()), [])
-            workers.append(applied(PersistentMap(), _sent(snapshot)))
+            workers.append(_after(PersistentMap(), snapshot))
         told = table
         for known in workers:
             assert dict(known) == dict(table)
 
 
-def _sent(table: Table) -> Table:
+def _after(
+    known: PersistentMap[FrontendKey, Frontend], table: Table
+) -> PersistentMap[FrontendKey, Frontend]:
     read = read_by_worker(payload(table))
     assert isinstance(read, Table)
-    return read
+    return applied(known, read.gone, unpacked(read.backends, read.frontends))
+
+
+def test_a_worker_is_not_told_what_only_the_agent_needs() -> None:
+    known = Endpoint("10.0.0.1", 80, zones=("a",), nodes=("b",), pod="web-1", node_name="node-1")
+    whole = msgspec.structs.replace(WEB, cluster=(known,), local=())
+    (told,) = unpacked(*packed([Frontend(*KEY, "ClusterIP", whole)]))
+    assert told.backend.cluster == (Endpoint("10.0.0.1", 80),)
