@@ -1,5 +1,6 @@
 """Flags stand for fields of the configuration: what each sets, and what of it is refused."""
 
+import os
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from pyproxy.cli import flags, parser
 from pyproxy.cli.run import configz, settings
 from pyproxy.config import Configuration, HostPort, parse_config
+from pyproxy.config.kinds import AUTO_WORKERS
 from pyproxy.errors import ConfigError
 from pyproxy.model.addresses import parse_cidr
 from pyproxy.steer.permission import why_not
@@ -46,6 +48,8 @@ def agent_settings(*arguments: str, text: str = "") -> Any:
         (["--metrics-bind-address", ""], lambda c: c.metrics, HostPort("127.0.0.1", 10249)),
         (["--healthz-bind-address", "[::1]:0"], lambda c: c.health, HostPort("::1", 0)),
         (["--healthz-bind-address", "::1"], lambda c: c.health, HostPort("::1", 10256)),
+        (["--workers", "auto"], lambda c: c.pyproxy.workers, AUTO_WORKERS),
+        (["--workers", "3"], lambda c: c.pyproxy.workers, 3),
         (["-v", "4"], lambda c: c.log_level, "debug"),
         (["--log-level", "error", "-v", "9"], lambda c: c.log_level, "error"),
         (["--log-format", "json"], lambda c: c.log_format, "json"),
@@ -53,6 +57,21 @@ def agent_settings(*arguments: str, text: str = "") -> Any:
 )  # fmt: skip
 def test_a_flag_sets_its_field(arguments: list[str], read: Any, expected: object) -> None:
     assert read(applied(*arguments)) == expected
+
+
+def test_by_itself_it_takes_a_worker_for_each_core_but_at_most_eight() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert agent_settings("--steer", "none").workers == min(cores, 8)
+    assert agent_settings("--steer", "none", "--workers", "0").workers == 0
+    text = "apiVersion: pyproxy.io/v1alpha1\nkind: PyproxyConfiguration\nworkers: auto\n"
+    assert applied(text=text).pyproxy.workers == AUTO_WORKERS
+    assert configz(applied("--workers", "auto"))["pyproxy.io"]["workers"] == "auto"
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "65", "1.5", ""])
+def test_workers_are_a_number_or_auto(text: str) -> None:
+    with pytest.raises(ConfigError, match="is neither auto nor a whole number from 0 to 64"):
+        applied("--workers", text)
 
 
 def test_flags_go_before_the_file_and_leave_the_rest_of_it() -> None:
