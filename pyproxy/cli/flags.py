@@ -190,6 +190,26 @@ FORWARDING = (
         "N",
     ),
     Flag(
+        "balance",
+        ("pyproxy.balance",),
+        "how endpoints are chosen, where a Service does not say (least-connections)",
+        choices=("least-connections", "round-robin", "random", "consistent-hash"),
+    ),
+    Flag(
+        "slow-start",
+        ("pyproxy.slow_start_s",),
+        "how long a new endpoint's share grows, where a Service does not say (0)",
+        _seconds,
+        "SECONDS",
+    ),
+    Flag(
+        "on-endpoint-removed",
+        ("pyproxy.on_endpoint_removed",),
+        "what becomes of connections to an endpoint that has left: drain closes them after the"
+        " drain time, close at once, keep never (drain)",
+        choices=("drain", "keep", "close"),
+    ),
+    Flag(
         "connect-timeout",
         ("pyproxy.connect_timeout_s",),
         "of one attempt to connect (1)",

@@ -65,8 +65,9 @@ class RoundRobin:
 
     def __call__(self, endpoints: tuple[Endpoint, ...], client: str) -> Endpoint:  # noqa: ARG002
         """Return one of the endpoints."""
-        count = len(endpoints)
-        turn = int(self._random() * count) if self._turn is None else self._turn % count
+        turn = int(self._random() * len(endpoints)) if self._turn is None else self._turn
+        if turn >= len(endpoints):
+            turn = 0
         self._turn = turn + 1
         return endpoints[turn]
 
@@ -103,12 +104,8 @@ class ConsistentHash:
 
 def policy_of(balance: Balance, random: Callable[[], float], live: Live) -> Policy:
     """Make a policy by the name that users give it."""
-    match balance:
-        case "least-connections":
-            return LeastConnections(random, live)
-        case "round-robin":
-            return RoundRobin(random)
-        case "random":
-            return Random(random)
-        case "consistent-hash":
-            return ConsistentHash(live)
+    if balance == "least-connections":
+        return LeastConnections(random, live)
+    if balance == "round-robin":
+        return RoundRobin(random)
+    return Random(random) if balance == "random" else ConsistentHash(live)

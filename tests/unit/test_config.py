@@ -14,6 +14,7 @@ from pyproxy.config import (
 )
 from pyproxy.errors import ConfigError
 from pyproxy.model.addresses import parse_cidr
+from pyproxy.model.options import EjectionSettings, ServiceOptions
 
 HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
 OWN = "apiVersion: pyproxy.io/v1alpha1\nkind: PyproxyConfiguration\n"
@@ -112,6 +113,33 @@ def test_an_empty_configuration_is_the_default() -> None:
     assert Configuration().proxy == ProxyConfig()
     nothing = "nodePortAddresses: null\nclusterCIDR: ''\ndetectLocalMode: ''\niptables: null\n"
     assert parsed(nothing + "hostnameOverride: ''\nbindAddress: 0.0.0.0\n") == ProxyConfig()
+
+
+def test_options_of_services_are_read_for_those_without_annotations() -> None:
+    text = """
+balance: round-robin
+slowStart: 30s
+onEndpointRemoved: keep
+idleTimeout: 1h
+maxConnectionAge: 10m
+ejection:
+  enabled: false
+  consecutiveFailures: 5
+  baseTime: 1s
+  maxTime: 1m
+  maxPercent: 30
+"""
+    assert own(text).proxy.options == ServiceOptions(
+        balance="round-robin",
+        slow_start_s=30,
+        on_endpoint_removed="keep",
+        idle_timeout_s=3600,
+        max_connection_age_s=600,
+        ejects=False,
+        ejection=EjectionSettings(
+            consecutive_failures=5, base_time_s=1, max_time_s=60, max_percent=30
+        ),
+    )
 
 
 def test_what_kubeadm_writes_asks_for_nothing_that_has_no_effect() -> None:

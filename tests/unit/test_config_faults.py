@@ -112,6 +112,22 @@ def test_a_fault_names_field_and_value(text: str, fault: str) -> None:
             "connectDeadline: '5s' is less than connectTimeout, '6s'",
         ),
         ("serviceProxyName: 1", "serviceProxyName: 1 is not a text"),
+        (
+            "balance: rr",
+            "balance: 'rr' is none of least-connections, round-robin, random, consistent-hash",
+        ),
+        ("slowStart: -1s", "slowStart: '-1s' is less than 0"),
+        ("onEndpointRemoved: kill", "onEndpointRemoved: 'kill' is none of drain, keep, close"),
+        ("idleTimeout: 0s", "idleTimeout: '0s' is not more than 0"),
+        ("maxConnectionAge: 0s", "maxConnectionAge: '0s' is not more than 0"),
+        ("ejection: {enabled: on please}", "ejection.enabled: 'on please' is not true or false"),
+        ("ejection: {consecutiveFailures: 0}", "ejection.consecutiveFailures: 0 is less than 1"),
+        ("ejection: {maxPercent: 0}", "ejection.maxPercent: 0 is less than 1"),
+        ("ejection: {maxPercent: 101}", "ejection.maxPercent: 101 is more than 100"),
+        (
+            "ejection: {baseTime: 10m}",
+            "ejection.maxTime: '5m0s' is less than ejection.baseTime, '10m0s'",
+        ),
     ],
 )
 def test_a_fault_of_our_own_fields_does_too(text: str, fault: str) -> None:
