@@ -17,8 +17,11 @@ def leads_back(endpoint: Endpoint, origin: Frontend, table: Mapping[FrontendKey,
 
     table: the frontends of this proxy; only hops within it are seen.
     """
+    first: FrontendKey = (endpoint.address, endpoint.port, origin.protocol)
+    if first not in table:
+        return False  # a pod, as nearly always
     reached: set[FrontendKey] = set()
-    ahead: list[FrontendKey] = [(endpoint.address, endpoint.port, origin.protocol)]
+    ahead = [first]
     while ahead:
         key = ahead.pop()
         if key in reached or key not in table:

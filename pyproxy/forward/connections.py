@@ -126,7 +126,7 @@ class Connections:
 
     def dialled(self, connection: Connection) -> None:
         """Watch its `next_step_s` no more; tell it when it `has_aged`."""
-        self._leave_dialling(connection)
+        self._dialling.discard(connection)
         self._young.add(connection)
         self._birthdays.wake()
 
@@ -135,14 +135,18 @@ class Connections:
         served = connection.served
         served.counters.active -= 1
         served.counters.closed[reason] += 1
-        self._leave_dialling(connection)
-        self._young.discard(connection)
+        if connection in self._dialling:
+            self._dialling.remove(connection)
+            self.admission.fed(connection)
+        else:
+            self._young.discard(connection)
         served.live.discard(connection)
         served.service.live -= 1
         if served.options.max_connections is not None:
             self._live_counts.publish(served.service.name, served.service.live)
-        self.admission.closed()
-        if not self.admission.live:
+        admission = self.admission
+        admission.closed()
+        if not admission.live:
             self._all_ended.set()
 
     def live(self) -> list[Connection]:
@@ -179,10 +183,6 @@ class Connections:
 
     def _busiest(self) -> ServedService:
         return max(self._services.values(), key=lambda service: service.live)
-
-    def _leave_dialling(self, connection: Connection) -> None:
-        self._dialling.discard(connection)
-        self.admission.fed(connection)
 
     def _cut(self, connection: Connection, reason: "CloseReason") -> None:
         self.poller.guard(connection, partial(connection.cut, reason))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyproxy.core.source_address import SourceReason, source_address
-from pyproxy.forward.sockets import RawSocket, datagram_socket, send_at_once, stream_socket
+from pyproxy.forward.sockets import RawSocket, datagram_socket, prompt_socket
 from pyproxy.forward.source import PORT_IN_USE, PORT_TRIES, Ports
 from pyproxy.metrics import Metrics
 from pyproxy.model.node import NodeView
@@ -50,7 +50,7 @@ class Dialler:
 
         Raises OSError when the kernel refuses at once: no descriptor, no route, no free port.
         """
-        return self._start(_prompt_socket, frontend, client, endpoint)
+        return self._start(prompt_socket, frontend, client, endpoint)
 
     def datagram(self, frontend: "Frontend", client: str, endpoint: "Endpoint") -> RawSocket:
         """Return a UDP socket that is connected to the endpoint. Raises OSError."""
@@ -96,12 +96,6 @@ def _start_as(
             return sock
         sock.close()
     return "ports_used_up"
-
-
-def _prompt_socket(address: str) -> RawSocket:
-    sock = stream_socket(address)
-    send_at_once(sock)
-    return sock
 
 
 def _connect(sock: RawSocket, endpoint: "Endpoint") -> int:

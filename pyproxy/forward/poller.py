@@ -80,6 +80,10 @@ class Poller:
         self._epoll.register(fd, _EVERYTHING)
         self._watchers[fd] = watcher
 
+    def hand_over(self, fd: int, watcher: Watcher) -> None:
+        """Report the events of a watched descriptor to another watcher from now on."""
+        self._watchers[fd] = watcher
+
     def close(self, sock: Closable) -> None:
         """Forget a watched socket and close it.
 
@@ -126,7 +130,8 @@ class Poller:
                     self._fault(watcher)
         finally:
             self._is_dispatching = False
-            self._close_dead()
+            if self._closing:
+                self._close_dead()
 
     def _on_resumable(self) -> None:
         resumed, self._resumed = self._resumed, []

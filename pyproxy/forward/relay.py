@@ -1,8 +1,8 @@
 """One direction of a connection: moves bytes from one socket to another until one of them blocks.
 
-It opens and closes nothing, and knows neither events nor Services: it is told to pump, and answers
-how far it came. Small messages are copied through one buffer that all connections share; a
-direction that moves bulk data splices it through a pipe and never sees it.
+It opens and closes nothing, and knows no Services: it is told to pump, and answers how far it came.
+Small messages are copied through one buffer that all connections share; a direction that moves bulk
+data splices it through a pipe and never sees it.
 
 Invariant: bytes wait here (`has_pending`) only when the destination would block. Nothing is read
 before they are gone, so at most one buffer, or one pipe, is held for each direction.
@@ -12,8 +12,10 @@ import contextlib
 import enum
 import os
 import socket
+from typing import Protocol
 
 from pyproxy.forward.pipes import PIPE_BYTES, Pipe, PipePool
+from pyproxy.forward.poller import IN, OUT
 from pyproxy.forward.sockets import RawSocket, limit_unsent
 from pyproxy.metrics import ServicePortCounters
 
@@ -24,6 +26,10 @@ TURN_BYTES = 1024 * 1024
 # Splicing small messages costs more than copying them. A direction counts as bulk after this many
 # full buffers without a pause, and no more once a splice finds less than one buffer.
 _FULL_BUFFERS = 4
+
+_BUFFERS_IN_A_TURN = TURN_BYTES // BUFFER_BYTES
+# What epoll says of a socket that was sent something, and is ready to be sent to, as most are.
+_MESSAGE = IN | OUT
 
 _DONTWAIT = socket.MSG_DONTWAIT
 _SPLICE = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
@@ -39,6 +45,19 @@ class Outcome(enum.Enum):
     DESTINATION_LOST = enum.auto()  # the destination takes no more
 
 
+class Owner(Protocol):
+    """The connection that two directions make up."""
+
+    def on_relay_events(self, events: int, outward: "Direction", inward: "Direction") -> None:
+        """Handle an event of the socket that `outward` reads and `inward` writes."""
+
+    def on_outcome(self, direction: "Direction", outcome: Outcome) -> None:
+        """Act on how a pump came to an end."""
+
+    def on_fault(self) -> None:
+        """Close after an unexpected exception. Must not raise."""
+
+
 class Workspace:
     """What the directions of one process share: a buffer, used within one call, and the pipes."""
 
@@ -48,118 +67,191 @@ class Workspace:
 
 
 class Direction:
-    """Bytes on their way from `source` to `destination`.
+    """Bytes on their way from `source` to `destination`, and the watcher of the source's events.
 
-    source_ended: the source's FIN was seen, so a short read is not the last: EOF comes after it.
+    back: the other direction of the same connection; owner: who acts on what happens to it.
+    source_ended: the source's FIN was seen, so a short read is the last.
+    reads_on: a short read means nothing: there was a reset, or urgent data at which reads stop.
+    has_pending: bytes wait here for the destination.
     ended: ENDED or a loss was answered; it is not pumped again.
     is_waiting: TURN_OVER was answered; it is pumped when its turn comes, not by events.
     moved: bytes passed on so far.
     """
 
     __slots__ = (
+        "_buffer",
+        "_counters",
         "_full_buffers",
         "_in_pipe",
         "_is_spliced",
         "_pending",
         "_pipe",
-        "_workspace",
+        "_pipes",
+        "back",
         "destination",
         "ended",
+        "has_pending",
         "is_to_client",
         "is_waiting",
         "moved",
+        "owner",
+        "reads_on",
         "source",
         "source_ended",
     )
 
+    back: "Direction | None"
+    owner: "Owner | None"
+
     def __init__(
-        self, source: RawSocket, destination: RawSocket, workspace: Workspace, *, is_to_client: bool
+        self,
+        source: RawSocket,
+        destination: RawSocket,
+        workspace: Workspace,
+        counters: ServicePortCounters,
+        *,
+        is_to_client: bool,
     ) -> None:
         self.source = source
         self.destination = destination
         self.is_to_client = is_to_client
         self.source_ended = False
+        self.reads_on = False
+        self.has_pending = False
         self.ended = False
         self.is_waiting = False
         self.moved = 0
-        self._workspace = workspace
+        self._buffer = workspace.buffer
+        self._pipes = workspace.pipes
+        self._counters = counters
         self._pending: memoryview | None = None
         self._full_buffers = 0
         self._is_spliced = False
         self._pipe: Pipe | None = None
         self._in_pipe = 0
 
-    @property
-    def has_pending(self) -> bool:
-        """Whether bytes wait here for the destination."""
-        return self._pending is not None or self._pipe is not None
+    def __str__(self) -> str:
+        return str(self.owner)
 
     def begin_with(self, data: bytes) -> None:
         """Send this before anything else: it waits for the destination from the start."""
         self._pending = memoryview(data)
+        self.has_pending = True
 
-    def pump(self, counters: ServicePortCounters) -> Outcome:
-        """Move what can be moved now, within one turn. The bytes passed on are counted."""
-        pipe = self._pipe
-        if pipe is None and self._full_buffers >= _FULL_BUFFERS and self._pending is None:
-            pipe = self._workspace.pipes.take()
-        return self._copy(counters) if pipe is None else self._splice(pipe, counters)
+    def on_events(self, fd: int, events: int) -> None:  # noqa: ARG002  # it is the source's
+        """Pass on a message; leave everything else to the owner.
+
+        Nearly all events are this: a message has come, and the destination takes all of it. Done
+        here in one piece, a request and its answer take 9.5 µs in the kernel and here; through the
+        owner and `pump`, which know all other cases, they take 10.4 µs.
+        """
+        back, owner = self.back, self.owner
+        if back is None or owner is None:
+            return
+        if events != _MESSAGE or (
+            self.has_pending
+            or back.has_pending
+            or self._full_buffers
+            or self.is_waiting
+            or self.ended
+        ):
+            owner.on_relay_events(events, self, back)
+            return
+        try:
+            size = self.source.recv_into(self._buffer, BUFFER_BYTES, _DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            owner.on_outcome(self, Outcome.SOURCE_LOST)
+            return
+        if not size:
+            owner.on_outcome(self, Outcome.ENDED)
+            return
+        chunk = self._buffer[:size]
+        try:
+            sent = self.destination.send(chunk, _DONTWAIT)
+        except OSError:
+            sent = 0  # `pump` meets it again
+        self.moved += sent
+        if self.is_to_client:
+            self._counters.bytes_to_client += sent
+        else:
+            self._counters.bytes_to_endpoint += sent
+        if sent == size < BUFFER_BYTES:
+            return
+        if sent < size:
+            self._hold(chunk[sent:])
+        owner.on_outcome(self, self.pump())
+
+    def on_resume(self) -> None:
+        """Go on with bulk data, after others had their turn."""
+        if self.is_waiting and self.owner is not None:
+            self.is_waiting = False
+            self.owner.on_outcome(self, self.pump())
+
+    def on_fault(self) -> None:
+        """Close after an unexpected exception."""
+        if self.owner is not None:
+            self.owner.on_fault()
 
     def drop(self) -> None:
         """Give up what waits here: the connection is being closed."""
         self._pending = None
+        self.has_pending = False
+        self.back = self.owner = None  # a circle would wait for the garbage collector
         if self._pipe is not None:
-            self._workspace.pipes.discard(self._pipe)
+            self._pipes.discard(self._pipe)
             self._pipe = None
 
-    def _copy(self, counters: ServicePortCounters) -> Outcome:
-        buffer = self._workspace.buffer
-        moved = 0
-        try:
-            while moved < TURN_BYTES:
-                chunk = self._pending
-                if chunk is None:
-                    try:
-                        size = self.source.recv_into(buffer, BUFFER_BYTES, _DONTWAIT)
-                    except BlockingIOError:
-                        return Outcome.BLOCKED
-                    except OSError:
-                        return Outcome.SOURCE_LOST
-                    if not size:
-                        return Outcome.ENDED
-                    chunk = buffer[:size]
-                sent = self._send(chunk)
-                if sent < 0:
-                    return Outcome.DESTINATION_LOST
-                moved += sent
-                if sent < len(chunk):
-                    # A short send has armed the edge: OUT is told when there is room again.
-                    self._pending = (
-                        chunk[sent:] if self._pending else memoryview(bytes(chunk[sent:]))
-                    )
-                    return Outcome.BLOCKED
-                if self._pending is not None:
-                    self._pending = None
-                elif len(chunk) == BUFFER_BYTES:
-                    self._full_buffers += 1
-                    if self._full_buffers == _FULL_BUFFERS:
-                        return self._become_bulk()
-                elif not self.source_ended:
-                    # Less than asked for: the source is drained, and an edge tells when more comes
-                    # (epoll(7), question 9). Saves the read that would say EAGAIN.
-                    self._full_buffers = 0
-                    return Outcome.BLOCKED
-            return Outcome.TURN_OVER
-        finally:
-            self._count(moved, counters)
+    def pump(self) -> Outcome:
+        """Move what can be moved now, within one turn. The bytes passed on are counted."""
+        pipe = self._pipe
+        if pipe is None and self._full_buffers >= _FULL_BUFFERS and not self.has_pending:
+            pipe = self._pipes.take()
+        return self._copy() if pipe is None else self._splice(pipe)
 
-    def _send(self, chunk: memoryview) -> int:
-        try:
-            return self.destination.send(chunk, _DONTWAIT)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            return -1
+    def _copy(self) -> Outcome:
+        for _ in range(_BUFFERS_IN_A_TURN):
+            chunk = self._pending
+            if chunk is None:
+                try:
+                    size = self.source.recv_into(self._buffer, BUFFER_BYTES, _DONTWAIT)
+                except BlockingIOError:
+                    return Outcome.BLOCKED
+                except OSError:
+                    return Outcome.SOURCE_LOST
+                if not size:
+                    return Outcome.ENDED
+                chunk = self._buffer[:size]
+            try:
+                sent = self.destination.send(chunk, _DONTWAIT)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return Outcome.DESTINATION_LOST
+            self._count(sent)
+            if sent < len(chunk):
+                # A short send has armed the edge: OUT is told when there is room again.
+                self._hold(chunk[sent:])
+                return Outcome.BLOCKED
+            if self.has_pending:
+                self._pending = None
+                self.has_pending = False
+            elif len(chunk) == BUFFER_BYTES:
+                self._full_buffers += 1
+                if self._full_buffers == _FULL_BUFFERS:
+                    return self._become_bulk()
+            elif not self.reads_on:
+                # Less than asked for: the source is drained, and an edge tells when more comes
+                # (epoll(7), question 9). Saves the read that says EAGAIN, or that it has ended.
+                self._full_buffers = 0
+                return Outcome.ENDED if self.source_ended else Outcome.BLOCKED
+        return Outcome.TURN_OVER
+
+    def _hold(self, rest: memoryview) -> None:
+        """Keep what the destination had no room for; the buffer is everyone's."""
+        self._pending = rest if self.has_pending else memoryview(bytes(rest))
+        self.has_pending = True
 
     def _become_bulk(self) -> Outcome:
         """Prepare both sockets for splice, once; it is used from the next turn on."""
@@ -173,7 +265,7 @@ class Direction:
                 limit_unsent(self.destination)
         return Outcome.TURN_OVER
 
-    def _splice(self, pipe: Pipe, counters: ServicePortCounters) -> Outcome:
+    def _splice(self, pipe: Pipe) -> Outcome:
         """Like `_copy`, through a pipe. It is filled only when empty, so EAGAIN has one meaning."""
         source, destination = self.source.fileno(), self.destination.fileno()
         moved = 0
@@ -201,14 +293,15 @@ class Direction:
                 moved += sent
             return Outcome.TURN_OVER
         finally:
+            self.has_pending = bool(self._in_pipe)
             self._pipe = pipe if self._in_pipe else None
             if not self._in_pipe:
-                self._workspace.pipes.give_back(pipe)
-            self._count(moved, counters)
+                self._pipes.give_back(pipe)
+            self._count(moved)
 
-    def _count(self, moved: int, counters: ServicePortCounters) -> None:
+    def _count(self, moved: int) -> None:
         self.moved += moved
         if self.is_to_client:
-            counters.bytes_to_client += moved
+            self._counters.bytes_to_client += moved
         else:
-            counters.bytes_to_endpoint += moved
+            self._counters.bytes_to_endpoint += moved

@@ -43,7 +43,7 @@ def listen_tcp(address: str, port: int, settings: ForwardSettings) -> RawSocket:
     """
     listener = _bound(address, port, _NON_BLOCKING_STREAM, settings, reuse_address=True)
     try:
-        send_at_once(listener)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         probe_when_silent(listener, settings)
         limit_unsent(listener)
         listener.listen(settings.backlog)
@@ -94,9 +94,11 @@ def accept(listener: RawSocket) -> tuple[RawSocket, SocketAddress]:
     return RawSocket(listener.family, _NON_BLOCKING_STREAM, 0, fd), address
 
 
-def stream_socket(address: str) -> RawSocket:
-    """Return a non-blocking TCP socket of the address's family. Raises OSError."""
-    return RawSocket(family_number(address), _NON_BLOCKING_STREAM)
+def prompt_socket(address: str) -> RawSocket:
+    """Return a non-blocking TCP socket of the address's family that holds nothing back."""
+    sock = RawSocket(family_number(address), _NON_BLOCKING_STREAM)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def datagram_socket(address: str) -> RawSocket:
@@ -113,11 +115,6 @@ def let_use_any_address(sock: RawSocket) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
-
-
-def send_at_once(sock: RawSocket) -> None:
-    """Do not hold back small writes."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def probe_when_silent(sock: RawSocket, settings: ForwardSettings) -> None:

@@ -109,23 +109,14 @@ class Connection:
         self._dial()
 
     def on_events(self, fd: int, events: int) -> None:
-        """Handle an event of either socket."""
-        if self._to_endpoint is not None and self._to_client is not None:
-            if fd == self._client.fileno():
-                self._on_relay_events(events, self._to_endpoint, self._to_client)
-            else:
-                self._on_relay_events(events, self._to_client, self._to_endpoint)
-        elif fd == self._client.fileno():
+        """Handle an event of either socket while it dials."""
+        if fd == self._client.fileno():
             self._on_client_while_dialling(events)
         else:
             self._on_dial_events(events)
 
     def on_resume(self) -> None:
-        """Go on with bulk data."""
-        for direction in (self._to_endpoint, self._to_client):
-            if self._is_open and direction is not None and direction.is_waiting:
-                direction.is_waiting = False
-                self._pump(direction)
+        """Nothing is left off while it dials."""
 
     def on_fault(self) -> None:
         """Close after an unexpected exception."""
@@ -264,29 +255,35 @@ class Connection:
         served.counters.attempts["ok"] += 1
         served.pool.connected(self._endpoint)
         shared.dialled(self)
-        workspace = shared.workspace
-        to_endpoint = Direction(self._client, upstream, workspace, is_to_client=False)
-        to_client = Direction(upstream, self._client, workspace, is_to_client=True)
+        client, workspace, counters = self._client, shared.workspace, served.counters
+        to_endpoint = Direction(client, upstream, workspace, counters, is_to_client=False)
+        to_client = Direction(upstream, client, workspace, counters, is_to_client=True)
+        to_endpoint.back, to_client.back = to_client, to_endpoint
+        to_endpoint.owner = to_client.owner = self
         if served.options.proxy_protocol:
             frontend = self._listener.frontend
-            client, client_port = self._client_address[:2]
-            to_endpoint.begin_with(header(client, client_port, frontend.address, frontend.port))
+            host, port = self._client_address[:2]
+            to_endpoint.begin_with(header(host, port, frontend.address, frontend.port))
         self._to_endpoint, self._to_client = to_endpoint, to_client
+        shared.poller.hand_over(client.fileno(), to_endpoint)
+        shared.poller.hand_over(upstream.fileno(), to_client)
         if (
             to_endpoint.has_pending
         ):  # the endpoint waits for it, the client perhaps for the endpoint
             self._pump(to_endpoint)
-        if self._is_open:
-            self._on_relay_events(self._client_events & ~OUT, to_endpoint, to_client)
-        if self._is_open:  # the endpoint may have spoken first
-            self._on_relay_events(events & ~OUT, to_client, to_endpoint)
+        if self._is_open and self._client_events & ~OUT:
+            self.on_relay_events(self._client_events & ~OUT, to_endpoint, to_client)
+        if self._is_open and events & ~OUT:  # the endpoint has spoken first
+            self.on_relay_events(events & ~OUT, to_client, to_endpoint)
 
     # Relaying
 
-    def _on_relay_events(self, events: int, outward: Direction, inward: Direction) -> None:
+    def on_relay_events(self, events: int, outward: Direction, inward: Direction) -> None:
         """Handle an event of the socket that `outward` reads and `inward` writes."""
         if events & PEER_ENDED:
             outward.source_ended = True
+        if events & _FAILED:
+            outward.reads_on = True
         if events & OUT and inward.has_pending and not inward.is_waiting:
             self._pump(inward)
             if not self._is_open:
@@ -304,12 +301,15 @@ class Connection:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
     def _pump(self, direction: Direction) -> None:
-        outcome = direction.pump(self.served.counters)
+        self.on_outcome(direction, direction.pump())
+
+    def on_outcome(self, direction: Direction, outcome: Outcome) -> None:
+        """Act on how a pump came to an end."""
         if outcome is Outcome.BLOCKED:
             return
         if outcome is Outcome.TURN_OVER:
             direction.is_waiting = True
-            self._shared.poller.resume(self)
+            self._shared.poller.resume(direction)
         elif outcome is Outcome.ENDED:
             direction.ended = True
             self._pass_on_end(direction)
@@ -336,7 +336,7 @@ class Connection:
         """
         other = self._other(direction)
         if not (other.ended or other.has_pending):
-            other.pump(self.served.counters)
+            other.pump()
         self._reset_by(direction.destination)
 
     def _other(self, direction: Direction) -> Direction:
