@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -268,6 +269,50 @@ async def test_a_client_sticks_to_its_endpoint_whichever_worker_it_meets(tmp_pat
                 await until(lambda pid=pid: pid not in pids(agent))  # type: ignore[misc]
                 await until(lambda: len(pids(agent)) == 2)
                 assert {await ask(vip) for _ in range(MANY)} == {names[-1]}
+
+
+async def test_the_limit_of_a_service_holds_for_all_workers_together(tmp_path: Path) -> None:
+    vip, limit = new_address(), 10
+    async with tcp_backend(new_address(), echo) as endpoint:
+        service, *slices = agents.web(vip, VIP_PORT, endpoint)
+        service["metadata"]["annotations"] = {"pyproxy.io/max-connections": str(limit)}
+        agents.write(tmp_path / "web.yaml", service, *slices)
+        async with two_workers(tmp_path) as agent:
+            for done in (MANY, 2 * MANY):  # also when those of the first round have gone
+                assert await served(vip) == limit
+                await until(lambda done=done: counters(agent).closed.total() == done)  # type: ignore[misc]
+            assert counters(agent).closed["over_limit"] == 2 * (MANY - limit)
+            for pid in pids(agent):
+                os.kill(pid, signal.SIGKILL)
+            await until(lambda: len(pids(agent)) == 2 and agent.metrics.worker_restarts == 2)
+            assert await served(vip) == limit
+
+
+async def served(vip: str) -> int:
+    """Connect many times, keep the connections, and return how many of them are served."""
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(MANY):
+            with contextlib.suppress(ConnectionError):
+                clients.append(stack.enter_context(await connect(vip)))
+        return sum([await echoed(client) for client in clients])
+
+
+async def test_a_worker_that_keeps_dying_is_started_less_and_less_often(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vip = new_address()
+    async with tcp_backend(new_address(), greet(b"hello")) as endpoint:
+        agents.write(tmp_path / "web.yaml", *agents.web(vip, VIP_PORT, endpoint))
+        async with two_workers(tmp_path) as agent:
+            for deaths in (1, 2):
+                await until(lambda: len(pids(agent)) == 2)
+                os.kill(agent.detail()["workers"][0]["pid"], signal.SIGKILL)
+                await until(lambda deaths=deaths: agent.metrics.worker_restarts == deaths)  # type: ignore[misc]
+            assert {await ask(vip) for _ in range(MANY)} == {b"hello"}
+    first, second = [line for line in caplog.messages if line.startswith("worker 0")]
+    assert first.endswith("another one is started at once")
+    assert re.search(r"another one is started in 0\.\d s$", second)
 
 
 async def test_workers_end_in_order_and_say_nothing(
