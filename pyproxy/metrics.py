@@ -45,6 +45,7 @@ class ServicePortCounters:
     closed: by close reason (pyproxy.model.reasons.CloseReason).
     attempts: connect attempts by result (pyproxy.model.reasons.ConnectResult).
     active: connections, or UDP flows, that are open now.
+    ejections: of endpoints that could not be connected.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class ServicePortCounters:
         "closed",
         "datagrams_to_client",
         "datagrams_to_endpoint",
+        "ejections",
         "flows_moved",
         "opened",
     )
@@ -69,6 +71,7 @@ class ServicePortCounters:
         self.datagrams_to_endpoint = 0
         self.datagrams_to_client = 0
         self.flows_moved = 0
+        self.ejections = 0
 
 
 class SteeringCounts:
@@ -239,6 +242,11 @@ class Metrics(Collector):
             CounterMetricFamily, "connect_attempts", "Attempts to reach an endpoint.", "result"
         )
         moved = _family(CounterMetricFamily, "udp_flows_moved", "UDP flows given another endpoint.")
+        ejections = _family(
+            CounterMetricFamily,
+            "endpoint_ejections",
+            "Times that an endpoint was left out because it could not be connected.",
+        )
         # A scrape renders in another thread: tuple() takes a copy in one step.
         for name, counters in self.service_ports():
             opened.add_metric(name, counters.opened)
@@ -249,11 +257,12 @@ class Metrics(Collector):
             size.add_metric((*name, TO_CLIENT), counters.bytes_to_client)
             for result, count in tuple(counters.attempts.items()):
                 attempts.add_metric((*name, result), count)
+            ejections.add_metric(name, counters.ejections)
             if name.protocol == "UDP":
                 datagrams.add_metric((*name, TO_ENDPOINT), counters.datagrams_to_endpoint)
                 datagrams.add_metric((*name, TO_CLIENT), counters.datagrams_to_client)
                 moved.add_metric(name, counters.flows_moved)
-        yield from (opened, active, closed, size, datagrams, attempts, moved)
+        yield from (opened, active, closed, size, datagrams, attempts, ejections, moved)
 
 
 _F = TypeVar("_F", CounterMetricFamily, GaugeMetricFamily)

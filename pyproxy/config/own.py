@@ -5,7 +5,13 @@ from typing import Annotated, Literal
 from pyproxy.config.durations import format_duration
 from pyproxy.config.fields import Doc, Section
 from pyproxy.config.kinds import AUTO_WORKERS, Seconds, WorkerCount
-from pyproxy.model.options import Balance, EjectionSettings, OnEndpointRemoved, ServiceOptions
+from pyproxy.model.options import (
+    DEFAULT_OPTIONS,
+    Balance,
+    EjectionSettings,
+    OnEndpointRemoved,
+    ServiceOptions,
+)
 
 API_VERSION = "pyproxy.io/v1alpha1"
 KIND = "PyproxyConfiguration"
@@ -169,7 +175,7 @@ def service_options(config: PyproxyConfiguration) -> ServiceOptions:
     The time for one attempt to connect stays None: the forwarder has it.
     """
     ejection = config.ejection
-    return ServiceOptions(
+    options = ServiceOptions(
         balance=config.balance,
         slow_start_s=config.slow_start_s,
         ejects=ejection.enabled,
@@ -183,6 +189,8 @@ def service_options(config: PyproxyConfiguration) -> ServiceOptions:
         idle_timeout_s=config.idle_timeout_s,
         max_connection_age_s=config.max_connection_age_s,
     )
+    # The same object: then it takes no room in what workers are told of each Service.
+    return DEFAULT_OPTIONS if options == DEFAULT_OPTIONS else options
 
 
 def faults_of(config: PyproxyConfiguration) -> list[str]:

@@ -14,6 +14,7 @@ from pyproxy.core.decision import decide
 from pyproxy.core.flows import Flow, is_stale
 from pyproxy.core.loops import leads_back
 from pyproxy.forward.dial import result_of
+from pyproxy.forward.served import note_failure
 from pyproxy.forward.sockets import EXHAUSTED, RawSocket, SocketAddress
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ class UdpFlow(Flow):
             return
         self._counters.attempts[result] += 1
         self._refused.add((self._endpoint.address, self._endpoint.port))
-        self._frontend.pool.failed(self._client[0], self._endpoint, self._server.clock())
+        now_s, client = self._server.clock(), self._client[0]
+        note_failure(self._pool, self._counters, client, self._endpoint, result, now_s)
         self._must_move = True
 
     def _send_elsewhere(self, datagrams: "Sequence[memoryview | bytes]") -> None:

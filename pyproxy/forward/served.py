@@ -1,5 +1,6 @@
 """What the live TCP connections of one Service, and of one of its ports, share in this process."""
 
+import logging
 from typing import TYPE_CHECKING
 
 from pyproxy.core.balancer import Pool
@@ -8,8 +9,29 @@ from pyproxy.core.departures import Departures
 if TYPE_CHECKING:
     from pyproxy.forward.tcp import Connection
     from pyproxy.metrics import ServicePortCounters
+    from pyproxy.model.endpoint import Endpoint
     from pyproxy.model.options import ServiceOptions
+    from pyproxy.model.reasons import ConnectResult
     from pyproxy.model.service import ServiceName
+
+log = logging.getLogger(__name__)
+
+
+def note_failure(
+    pool: Pool,
+    counters: "ServicePortCounters",
+    client: str,
+    endpoint: "Endpoint",
+    result: "ConnectResult",
+    now_s: float,
+) -> None:
+    """Hold a failed attempt against its endpoint, unless it was this host's own fault."""
+    if result == "error":
+        return
+    if pool.failed(client, endpoint, now_s):
+        counters.ejections += 1
+        name = pool.backend.name
+        log.info("%s of %s is left out for a while: it cannot be connected", endpoint, name)
 
 
 class ServedService:

@@ -23,6 +23,7 @@ from pyproxy.core.proxy_protocol import header
 from pyproxy.forward.dial import result_of
 from pyproxy.forward.poller import ERROR, HANGUP, OUT, PEER_ENDED, READABLE
 from pyproxy.forward.relay import Direction, Outcome
+from pyproxy.forward.served import note_failure
 from pyproxy.forward.sockets import EXHAUSTED, RawSocket, probe_when_silent, reset_on_close
 
 if TYPE_CHECKING:
@@ -232,8 +233,9 @@ class Connection:
     def _note_failure(self, result: "ConnectResult") -> None:
         endpoint, shared = self._endpoint, self._shared
         assert endpoint is not None
-        self.served.pool.failed(self._client_address[0], endpoint, shared.clock())
-        log.debug("connect to %s for %s: %s", endpoint, self.served.pool.backend.name, result)
+        served, client = self.served, self._client_address[0]
+        note_failure(served.pool, served.counters, client, endpoint, result, shared.clock())
+        log.debug("connect to %s for %s: %s", endpoint, served.pool.backend.name, result)
         self._give_up_endpoint(result)
 
     def _give_up_endpoint(self, result: "ConnectResult") -> None:

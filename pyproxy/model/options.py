@@ -8,7 +8,7 @@ Balance = Literal["least-connections", "round-robin", "random", "consistent-hash
 OnEndpointRemoved = Literal["drain", "keep", "close"]
 
 
-class EjectionSettings(msgspec.Struct, frozen=True, kw_only=True):
+class EjectionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When endpoints that cannot be connected are left out, and for how long. Times are seconds.
 
     consecutive_failures: of connect attempts, until an endpoint is ejected. base_time_s: how long
@@ -26,7 +26,7 @@ class EjectionSettings(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULT_EJECTION = EjectionSettings()
 
 
-class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
+class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the connections of one Service are spread, limited and ended. Times are seconds.
 
     balance: which endpoint gets a new connection; session affinity goes before it.
