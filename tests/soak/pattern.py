@@ -1,0 +1,27 @@
+"""Bytes that tell where in which stream they belong, so that any slice of one can be checked.
+
+Each stream reads one block of random bytes over and over, from a start of its own. The block's size
+is prime: a piece that is lost, doubled or misplaced by the size of any buffer does not match.
+"""
+
+import random
+
+PATTERN_BYTES = 1_048_573
+# Twice, so that any piece of up to the block's size is in one part.
+_PATTERN = random.Random(1).randbytes(PATTERN_BYTES) * 2
+_VIEW = memoryview(_PATTERN)
+
+
+def piece(seed: int, offset: int, size: int) -> memoryview:
+    """Return `size` bytes, at most PATTERN_BYTES, of stream `seed` from `offset` on."""
+    start = _start(seed, offset)
+    return _VIEW[start : start + size]
+
+
+def matches(seed: int, offset: int, data: memoryview) -> bool:
+    """Whether this is what stream `seed` has at `offset`."""
+    return _PATTERN.startswith(data, _start(seed, offset))
+
+
+def _start(seed: int, offset: int) -> int:
+    return (seed * 7919 + offset) % PATTERN_BYTES
