@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 from pyproxy.app.agent import Agent
+from pyproxy.app.worker_wire import frame
+from pyproxy.app.workers import Workers
 from pyproxy.metrics import ServicePortCounters
 from tests.support import agents
 from tests.support.backends import (
@@ -261,7 +263,9 @@ async def test_a_client_sticks_to_its_endpoint_whichever_worker_it_meets(tmp_pat
         agents.write(path, *sticky(vip, endpoints[-1]))
         async with two_workers(tmp_path) as agent:
             assert await ask(vip) == names[-1]
-            await until(lambda: len(agent._forwarder._affinity) == 1)  # type: ignore[attr-defined]
+            workers = agent._forwarder
+            assert isinstance(workers, Workers)
+            await until(lambda: len(workers._affinity) == 1)
             await changed(agent, path, *sticky(vip, *endpoints))
             assert {await ask(vip) for _ in range(MANY)} == {names[-1]}
             for pid in pids(agent):  # those that come in their place know it too
@@ -313,6 +317,20 @@ async def test_a_worker_that_keeps_dying_is_started_less_and_less_often(
     first, second = [line for line in caplog.messages if line.startswith("worker 0")]
     assert first.endswith("another one is started at once")
     assert re.search(r"another one is started in 0\.\d s$", second)
+
+
+async def test_a_worker_with_a_fault_says_so_and_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with two_workers(tmp_path) as agent:
+        workers = agent._forwarder
+        assert isinstance(workers, Workers)
+        workers._workers[0].send(frame(workers._hello(0)))
+        await until(lambda: agent.metrics.worker_restarts == 1)
+    assert "exit status 1; it had 0 connections" in caplog.text
+    said = capfd.readouterr().err
+    assert "worker 0: a fault of this worker; another one takes its place" in said
+    assert "AssertionError: a second Hello" in said
 
 
 async def test_workers_end_in_order_and_say_nothing(
