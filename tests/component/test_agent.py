@@ -332,6 +332,25 @@ def at_port(port: Any) -> int:
     return number
 
 
+async def test_an_annotation_that_cannot_be_used_is_logged_once_and_an_event_on_its_service(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make_service(cluster_ip=new_address(), ports=[make_port(VIP_PORT)])
+    service["metadata"]["annotations"] = {"pyproxy.io/balance": "rr"}
+    agents.write(tmp_path / "a.yaml", service, make_slice("127.0.0.9"))
+    with caplog.at_level("INFO"):
+        async with agents.running(agents.settings(tmp_path)) as agent:
+            await until(lambda: "InvalidAnnotation" in caplog.text)
+            generation = agent.metrics.table_generation
+            agents.write(tmp_path / "a.yaml", service, make_slice("127.0.0.9", "127.0.0.8"))
+            await until(lambda: agent.metrics.table_generation > generation)
+    said = "metadata.annotations: pyproxy.io/balance: 'rr' is none of least-connections,"
+    (noted,) = [text for text in caplog.messages if text.startswith("Service default/web: ")]
+    assert said in noted
+    (event,) = [text for text in caplog.messages if "InvalidAnnotation" in text]
+    assert event.startswith(f"event on Service default/web: InvalidAnnotation: {said}")
+
+
 async def test_changes_of_endpoints_are_timed_from_their_trigger(tmp_path: Path) -> None:
     key = "endpoints.kubernetes.io/last-change-trigger-time"
     agents.write(tmp_path / "a.yaml", make_service(cluster_ip=new_address()))
