@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from pyproxy.app import logs
 from pyproxy.app.loops import loop_factory
 from pyproxy.app.worker_channel import Channel
-from pyproxy.app.worker_counts import CountsSource
+from pyproxy.app.worker_counts import CountsSource, Increments
 from pyproxy.app.worker_table import applied, unpacked
 from pyproxy.app.worker_wire import (
     Counts,
@@ -44,6 +44,7 @@ from pyproxy.forward.shared_counts import SharedCounts, SharedMemory
 from pyproxy.metrics import Metrics
 from pyproxy.model.node import NodeView
 from pyproxy.model.persistent import PersistentMap
+from pyproxy.model.service import ServicePortName
 from pyproxy.model.table import Frontend, FrontendKey, VipTable
 
 log = logging.getLogger(__name__)
@@ -189,17 +190,27 @@ class Worker:
         """Tell now and then what was counted, and what could be bound after all."""
         while True:
             await asyncio.sleep(REPORT_INTERVAL_S)
-            self._send_counts()
+            for part in self._counts.service_ports():
+                if part:
+                    self._send_part(part)
+                await asyncio.sleep(0)
+            self._send_part([])
             if self._faults:
                 state = self._state(())
                 if state.faults:
                     self._channel.send(frame(state))
 
     def _send_counts(self) -> None:
+        """Tell all that was counted, at once."""
+        for part in self._counts.service_ports():
+            self._send_part(part)
+        self._send_part([])
+
+    def _send_part(self, service_ports: list[tuple[ServicePortName, Increments]]) -> None:
         forwarder, dropped = self._forwarder, self._pins_dropped
         self._pins_dropped = 0
         counts = Counts(
-            self._counts.service_ports(),
+            service_ports,
             self._counts.process(),
             forwarder.live_connections,
             forwarder.live_flows,

@@ -22,7 +22,8 @@ class Pair:
         self.number = number
 
     def tell(self, *wanted: ServicePortName) -> Counts:
-        counts = Counts(self.source.service_ports(), self.source.process(), 0, 0, 0)
+        ports = [told for part in self.source.service_ports() for told in part]
+        counts = Counts(ports, self.source.process(), 0, 0, 0)
         self.sum.add(self.number, counts, wanted or (WEB, DNS))
         return counts
 
