@@ -3,8 +3,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+SOAK_MINUTES ?= 10
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format bench lock system-packages clean
+.PHONY: help venv demo test check format bench soak lock system-packages clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +39,9 @@ format: venv ## format the code and mend what can be mended by itself
 bench: venv ## beside HAProxy and nginx, and at 10,000 Services; writes docs/benchmarks.md, asserts nothing
 	@deploy/system-packages.sh bench
 	$(BIN)/python -m tests.bench --write docs/benchmarks.md $(BENCH_ARGS)
+
+soak: venv ## a real agent under load while all around it fails: SOAK_MINUTES of it, then a verdict
+	$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
 lock: venv ## resolve the dependencies of pyproject.toml anew
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 pyproject.toml -o deploy/requirements.lock

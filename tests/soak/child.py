@@ -9,8 +9,10 @@ import inspect
 import json
 import resource
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
+
+import uvloop
 
 _LINE_BYTES = 64 << 20
 _END_S = 10.0
@@ -61,6 +63,15 @@ async def child(module: str) -> AsyncIterator[Child]:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a child's main, until it has ended or has cancelled itself."""
+    with (
+        contextlib.suppress(asyncio.CancelledError),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(main())
 
 
 async def obey(orders: Mapping[str, Callable[..., Any]]) -> None:

@@ -12,9 +12,7 @@ import struct
 import time
 from typing import Any
 
-import uvloop
-
-from tests.soak.child import obey
+from tests.soak.child import obey, run
 from tests.soak.refusing import refuse
 from tests.soak.stream import BrokenStreamError, EndedEarlyError, Reader, send
 from tests.soak.wire import (
@@ -227,6 +225,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        with contextlib.suppress(asyncio.CancelledError):
-            runner.run(main())
+    run(main)

@@ -9,9 +9,7 @@ import contextlib
 import random
 import time
 
-import uvloop
-
-from tests.soak.child import obey
+from tests.soak.child import obey, run
 from tests.soak.client import PATIENCE_S, VISITS
 from tests.soak.stream import BrokenStreamError, EndedEarlyError
 from tests.soak.tally import Failure, Tally
@@ -46,9 +44,7 @@ class Crews:
         leave.set()
         await asyncio.wait(members)
 
-    async def _visit(
-        self, vip: str, kind: str, rng: random.Random, leave: asyncio.Event
-    ) -> None:
+    async def _visit(self, vip: str, kind: str, rng: random.Random, leave: asyncio.Event) -> None:
         while not leave.is_set():
             began_s = time.monotonic()
             reason = await self._try(vip, kind, rng)
@@ -105,7 +101,7 @@ async def main() -> None:
                 {
                     "start": crews.start,
                     "leave": crews.leave,
-                    "tally": lambda: crews.tally.take(),
+                    "tally": crews.tally.take,
                     "is_served": is_served,
                 }
             )
@@ -116,6 +112,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        with contextlib.suppress(asyncio.CancelledError):
-            runner.run(main())
+    run(main)

@@ -1,7 +1,7 @@
 """How a listener comes to refuse clients without resetting one that was taken already.
 
-Closing it would reset whoever is in its accept queue, a moment after the proxy was told "connected":
-a fault of the endpoint that no proxy can hide, and that the soak must not count against this one.
+Closing it would reset whoever is in its accept queue, a moment after the proxy was told that it is
+connected: a fault of the endpoint that no proxy can hide, and no fault of this one.
 """
 
 import asyncio

@@ -16,6 +16,7 @@ def report(plan: Plan, evidence: Evidence) -> str:
         _table(_requests(evidence)),
         _table([("what happened", "times"), *((n, str(c)) for n, c in _events(evidence))]),
         _table(_processes(evidence)),
+        _flood(evidence),
         _integrity(evidence),
         "every claim holds" if not violations else "NOT AS CLAIMED:",
         *(f"  {violation}" for violation in violations),
@@ -67,6 +68,14 @@ def _processes(evidence: Evidence) -> Iterable[tuple[str, ...]]:
             )
 
 
+def _flood(evidence: Evidence) -> str:
+    flood = evidence.flood
+    return (
+        f"{flood.clients:,} UDP clients with one datagram each, {flood.passed_on:,} passed on; the"
+        f" most in one process: {flood.most_files:,} descriptors, {flood.most_bytes / _MIB:.0f} MiB"
+    )
+
+
 def _integrity(evidence: Evidence) -> str:
     tally = evidence.tally
     moved = sum(tally.uploaded.values()) + sum(tally.downloaded.values())
@@ -77,10 +86,13 @@ def _integrity(evidence: Evidence) -> str:
 def _table(lines: Iterable[tuple[str, ...]]) -> str:
     rows = list(lines)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+    return (
+        "\n".join(
+            "  ".join(
+                cell.rjust(width) if number else cell.ljust(width)
+                for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
         )
-        for row in rows
-    ) + "\n"
+        + "\n"
+    )

@@ -24,6 +24,7 @@ _ENDPOINTS = 4
 _REQUESTS = {"short": 4, "kept": 5, "half-close": 2, "reset": 1, "udp": 4}
 _BULK = {"bulk": 1, "half-close": 1}
 _SAMPLE_S = 1.0
+_FLOOD_STEP = 10_000
 # Until every connection has ended and every flow is idle, on a machine that is slow.
 _END_S = 30.0
 _ACTIVE = "pyproxy_connections_active"
@@ -38,16 +39,25 @@ class Plan(NamedTuple):
     flood: int
 
 
+class Children(NamedTuple):
+    """The processes that take part, beside the agent. bulk: of clients as well."""
+
+    endpoints: Child
+    requests: Child
+    bulk: Child
+    flood: Child
+
+
 async def soak(plan: Plan, tell: Callable[[str], None]) -> Evidence:
     """Run a soak; return what it has found. tell: is given a line now and then."""
     async with contextlib.AsyncExitStack() as stack:
         api = await stack.enter_async_context(FakeApiServer(bookmark_interval_s=1.0))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         kubeconfig = write_kubeconfig(directory / "kubeconfig", api.url)
-        names = ("endpoint", "load", "load")
+        names = ("endpoint", "load", "load", "flood")
         children = [await stack.enter_async_context(child(f"tests.soak.{name}")) for name in names]
         api.create("nodes", make_node(NODE))
-        run = _Run(plan, Cluster(api), *children, tell)
+        run = _Run(plan, Cluster(api), Children(*children), tell)
         await run.make_services()
         run.proxy = await stack.enter_async_context(proxy(kubeconfig, plan.workers))
         await run.go()
@@ -60,46 +70,44 @@ class _Run:
     proxy: Proxy
 
     def __init__(
-        self,
-        plan: Plan,
-        cluster: Cluster,
-        endpoints: Child,
-        requests: Child,
-        bulk: Child,
-        tell: Callable[[str], None],
+        self, plan: Plan, cluster: Cluster, children: Children, tell: Callable[[str], None]
     ) -> None:
         self.evidence = Evidence()
         self._plan = plan
         self._cluster = cluster
-        self._endpoints = endpoints
-        self._requests = requests
-        self._bulk = bulk
+        self._children = children
         self._tell = tell
         self._services: list[Service] = []
+        self._flooded = Service("flooded", [new_address()])
 
     async def make_services(self) -> None:
         for number in range(_SERVICES):
             service = Service(f"web-{number}", [new_address() for _ in range(_ENDPOINTS)])
             for address in service.states:
-                await self._endpoints.ask("open", address=address)
+                await self._children.endpoints.ask("open", address=address)
             self._cluster.create(service)
             self._services.append(service)
+        for address in self._flooded.states:
+            await self._children.flood.ask("open", address=address)
+        self._cluster.create(self._flooded)
 
     async def go(self) -> None:
         """Load, trouble, quiet, end."""
         await self._begin()
-        trouble = Trouble(
-            self.proxy, self._cluster, self._endpoints, self._requests, self._plan.seed
-        )
+        endpoints, clients = self._children.endpoints, self._children.requests
+        trouble = Trouble(self.proxy, self._cluster, endpoints, clients, self._plan.seed)
         async with self._load():
-            async with self._causing(trouble):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(trouble.cause(self._services, kills=self._plan.workers > 1))
                 await self._watch(60 * self._plan.minutes)
+                trouble.end()
+            await self._flood_with_clients()
         await self._quiet()
         await self._finish(trouble)
 
     async def _begin(self) -> None:
         for service in self._services:
-            if not await self._requests.ask("is_served", vip=service.vip, wanted=True):
+            if not await self._children.requests.ask("is_served", vip=service.vip, wanted=True):
                 raise TimeoutError(f"{service.name} is not served")
         await self.proxy.all_workers()
         await self._until_idle()
@@ -113,7 +121,7 @@ class _Run:
     @contextlib.asynccontextmanager
     async def _load(self) -> AsyncIterator[None]:
         seed = self._plan.seed
-        crews = ((self._requests, _REQUESTS), (self._bulk, _BULK))
+        crews = ((self._children.requests, _REQUESTS), (self._children.bulk, _BULK))
         for service in self._services:
             for clients, kinds in crews:
                 await clients.ask("start", vip=service.vip, kinds=kinds, seed=seed)
@@ -122,18 +130,6 @@ class _Run:
             for clients, _ in crews:
                 await clients.ask("leave", vip=service.vip)
         await self._gather()
-
-    @contextlib.asynccontextmanager
-    async def _causing(self, trouble: Trouble) -> AsyncIterator[None]:
-        async with asyncio.TaskGroup() as group:
-            causes = [trouble.flap(service) for service in self._services]
-            causes += [trouble.trouble_api(), trouble.come_and_go()]
-            if self._plan.workers > 1:
-                causes.append(trouble.kill_workers())
-            tasks = [group.create_task(cause) for cause in causes]
-            yield
-            for task in tasks:
-                task.cancel()
 
     async def _watch(self, seconds: float) -> None:
         """Gather what is counted; note the memory once the first third is over."""
@@ -166,11 +162,27 @@ class _Run:
             f" {len(tally.failures)} failed"
         )
 
+    async def _flood_with_clients(self) -> None:
+        """Send datagrams from very many addresses, and see that what they take is bounded."""
+        flood = self.evidence.flood
+        for first in range(0, self._plan.flood, _FLOOD_STEP):
+            count = min(_FLOOD_STEP, self._plan.flood - first)
+            flood.passed_on += await self._children.flood.ask(
+                "flood", vip=self._flooded.vip, first=first, count=count
+            )
+            flood.clients += count
+            for held in (await self.proxy.holdings()).values():
+                flood.most_files = max(flood.most_files, held.files.total())
+                flood.most_bytes = max(flood.most_bytes, held.rss_bytes)
+            await self._gather()
+            if flood.clients % (10 * _FLOOD_STEP) == 0:
+                self._tell(f"{flood.clients:,} UDP clients")
+
     async def _gather(self) -> None:
         evidence = self.evidence
-        for clients in (self._requests, self._bulk):
+        for clients in (self._children.requests, self._children.bulk):
             evidence.tally.add(await clients.ask("tally"))
-        seen = await self._endpoints.ask("tally")
+        seen = await self._children.endpoints.ask("tally")
         evidence.broken += seen["broken"]
         evidence.cut += [Failure("seen by an endpoint", *fields) for fields in seen["cut"]]
 
@@ -178,7 +190,7 @@ class _Run:
         """Wait until nothing is open; return what still is when that takes too long."""
         end_s = time.monotonic() + _END_S
         while True:
-            seen = await self._endpoints.ask("tally")
+            seen = await self._children.endpoints.ask("tally")
             self.evidence.broken += seen["broken"]
             left = {
                 "connections or flows at the proxy": (await self.proxy.metrics())[_ACTIVE],

@@ -5,7 +5,7 @@ the agent has heard of, even if it hears of nothing else. So no request has an e
 """
 
 import asyncio
-import itertools
+import contextlib
 import random
 from collections import Counter
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class Kill(NamedTuple):
 
 
 class Trouble:
-    """Causes it, until cancelled. counts: of what was done; kills: of workers."""
+    """Causes it, until told to end. counts: of what was done; kills: of workers."""
 
     def __init__(
         self, proxy: Proxy, cluster: Cluster, endpoints: Child, clients: Child, seed: int
@@ -48,6 +48,28 @@ class Trouble:
         self._endpoints = endpoints
         self._clients = clients
         self._seed = seed
+        self._is_ending = asyncio.Event()
+
+    async def cause(self, services: list[Service], *, kills: bool) -> None:
+        """Cause all kinds of it until told to end; then everything is as it was at the start."""
+        async with asyncio.TaskGroup() as group:
+            for service in services:
+                group.create_task(self._flap(service))
+            group.create_task(self._trouble_api())
+            group.create_task(self._come_and_go())
+            if kills:
+                group.create_task(self._kill_workers())
+
+    def end(self) -> None:
+        """Begin nothing new."""
+        self._is_ending.set()
+
+    async def _is_time(self, seconds: float) -> bool:
+        """Wait for so long; False when it is time to end instead."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._is_ending.wait()
+        return not self._is_ending.is_set()
 
     def _rng(self, what: str) -> random.Random:
         """Each kind of trouble has its own: the order of tasks changes with the machine."""
@@ -55,12 +77,11 @@ class Trouble:
 
     # Endpoints
 
-    async def flap(self, service: Service) -> None:
+    async def _flap(self, service: Service) -> None:
         """Take endpoints of a Service away, several at once, and give them back."""
         rng = self._rng(service.name)
         addresses = list(service.states)
-        while True:
-            await asyncio.sleep(rng.uniform(*_FLAP))
+        while await self._is_time(rng.uniform(*_FLAP)):
             survivor = rng.choice(addresses)
             others = [address for address in addresses if address != survivor]
             victims = rng.sample(others, rng.randint(1, len(others)))
@@ -68,9 +89,7 @@ class Trouble:
             self.counts["endpoints flapped"] += len(victims)
             await self._cluster.settled()  # before another one may be the survivor
 
-    async def _take_away(
-        self, service: Service, victims: list[str], rng: random.Random
-    ) -> None:
+    async def _take_away(self, service: Service, victims: list[str], rng: random.Random) -> None:
         fates = {victim: rng.choice(("gone", "terminating", "killed")) for victim in victims}
         killed = [victim for victim, fate in fates.items() if fate == "killed"]
         for victim in killed:
@@ -107,22 +126,20 @@ class Trouble:
 
     # Workers
 
-    async def kill_workers(self) -> None:
+    async def _kill_workers(self) -> None:
         """Kill one worker at a time, when all of them serve."""
         rng = self._rng("workers")
-        while True:
-            await asyncio.sleep(rng.uniform(*_KILL))
+        while await self._is_time(rng.uniform(*_KILL)):
             pid = rng.choice(await self._proxy.all_workers())
             self.kills.append(Kill(*await self._proxy.kill_worker(pid)))
             self.counts["workers killed"] += 1
 
     # The API server
 
-    async def trouble_api(self) -> None:
+    async def _trouble_api(self) -> None:
         """Let it go away, break watches, and forget its history."""
         rng, cluster = self._rng("api"), self._cluster
-        while True:
-            await asyncio.sleep(rng.uniform(*_API))
+        while await self._is_time(rng.uniform(*_API)):
             match rng.choice(("away", "away and forgetful", "broken", "expired")):
                 case "away":
                     await cluster.go_away(rng.uniform(*_AWAY), forgets=False)
@@ -135,11 +152,11 @@ class Trouble:
 
     # Services
 
-    async def come_and_go(self) -> None:
+    async def _come_and_go(self) -> None:
         """Add Services with clients of their own, and remove them."""
         rng = self._rng("services")
-        for number in itertools.count():
-            await asyncio.sleep(rng.uniform(*_VISIT))
+        while await self._is_time(rng.uniform(*_VISIT)):
+            number = self.counts["Services added and removed"]
             service = Service(f"visited-{number}", [new_address() for _ in range(2)])
             for address in service.states:
                 await self._endpoints.ask("open", address=address)

@@ -21,6 +21,12 @@ _MORE_FILES = 8
 _MORE_BYTES = 48 << 20
 
 
+# While very many UDP clients come: the most flows (ForwardSettings.max_udp_flows), and some more;
+# and the memory that a process may have with them.
+_FLOOD_FILES = 16_384 + 2_000
+_FLOOD_BYTES = 256 << 20
+
+
 def is_excused(failure: Failure, kills: Iterable[Kill]) -> bool:
     """Whether a worker's death explains a failure: its connection was open then, and broke then."""
     return any(
@@ -28,6 +34,26 @@ def is_excused(failure: Failure, kills: Iterable[Kill]) -> bool:
         and kill.told_s <= failure.failed_s <= kill.ended_s + WINDOW_S
         for kill in kills
     )
+
+
+@dataclass
+class Flood:
+    """UDP clients that sent one datagram each, and the most that a process held meanwhile."""
+
+    clients: int = 0
+    passed_on: int = 0
+    most_files: int = 0
+    most_bytes: int = 0
+
+    def violations(self) -> list[str]:
+        found = []
+        if self.clients and not self.passed_on:
+            found.append("no datagram of the flood came through")
+        if self.most_files > _FLOOD_FILES:
+            found.append(f"a process had {self.most_files} descriptors in the flood")
+        if self.most_bytes > _FLOOD_BYTES:
+            found.append(f"a process held {self.most_bytes >> 20} MiB in the flood")
+        return found
 
 
 @dataclass
@@ -48,6 +74,7 @@ class Evidence:
     warm: dict[str, int] = field(default_factory=dict)
     after: dict[str, list[Holdings]] = field(default_factory=dict)
     left: Counter[str] = field(default_factory=Counter)
+    flood: Flood = field(default_factory=Flood)
     exit_status: int | None = None
     left_processes: list[int] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
@@ -67,7 +94,7 @@ class Evidence:
         )
         found = [f"{count} failed requests, {what}" for what, count in failures.items()]
         found += [f"{count} times {what}" for what, count in Counter(self.broken).items()]
-        found += self.faults
+        found += [*self.faults, *self.flood.violations()]
         found += [f"{count} {what} left" for what, count in self.left.items() if count]
         for role, processes in self.after.items():
             for held in processes:
