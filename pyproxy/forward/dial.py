@@ -3,9 +3,10 @@
 import errno
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pyproxy.core.source_address import SourceReason, source_address
+from pyproxy.forward.poller import Poller, Watcher
 from pyproxy.forward.sockets import RawSocket, datagram_socket, prompt_socket
 from pyproxy.forward.source import PORT_IN_USE, PORT_TRIES, Ports
 from pyproxy.metrics import Metrics
@@ -33,27 +34,53 @@ _RESULTS: dict[int, "ConnectResult"] = {
 _STARTED = frozenset({0, errno.EINPROGRESS})
 
 
-class Dialler:
-    """Starts connect attempts: as the client where the rules and the kernel let it, as this node.
+class Attempt(Watcher, Protocol):
+    """Who waits for a connect attempt: gets the events of its socket, or hears that it failed."""
 
-    ports: for the clients' addresses; None to use this node's address always.
-    node: what the rules see of this node.
-    """
+    def on_attempt_failed(self, result: "ConnectResult") -> None:
+        """Go on without: no event will tell."""
 
-    def __init__(self, metrics: Metrics, ports: Ports | None = None) -> None:
-        self.node = NodeView()
-        self._metrics = metrics
-        self._ports = ports
 
-    def stream(self, frontend: "Frontend", client: str, endpoint: "Endpoint") -> RawSocket:
-        """Return a TCP socket that is connecting to the endpoint for this client of the frontend.
+class Dialler(Protocol):
+    """Starts connect attempts. node: what the rules see of this node."""
 
-        Raises OSError when the kernel refuses at once: no descriptor, no route, no free port.
+    node: NodeView
+
+    def stream(
+        self, frontend: "Frontend", client: str, endpoint: "Endpoint", attempt: Attempt
+    ) -> RawSocket:
+        """Return a stream socket that is connecting to the endpoint, for a client of the frontend.
+
+        Who closes it gives the attempt up. Raises OSError when it fails at once: no descriptor, no
+        route, no free port.
         """
-        return self._start(prompt_socket, frontend, client, endpoint)
 
     def datagram(self, frontend: "Frontend", client: str, endpoint: "Endpoint") -> RawSocket:
         """Return a UDP socket that is connected to the endpoint. Raises OSError."""
+
+
+class DirectDialler:
+    """Connects from here: as the client where the rules and the kernel let it, as this node.
+
+    ports: for the clients' addresses; None to use this node's address always.
+    """
+
+    def __init__(self, poller: Poller, metrics: Metrics, ports: Ports | None = None) -> None:
+        self.node = NodeView()
+        self._poller = poller
+        self._metrics = metrics
+        self._ports = ports
+
+    def stream(
+        self, frontend: "Frontend", client: str, endpoint: "Endpoint", attempt: Attempt
+    ) -> RawSocket:
+        """As Dialler says. The kernel refuses at once, or tells by an event."""
+        sock = self._start(prompt_socket, frontend, client, endpoint)
+        self._poller.watch(sock.fileno(), attempt)
+        return sock
+
+    def datagram(self, frontend: "Frontend", client: str, endpoint: "Endpoint") -> RawSocket:
+        """As Dialler says."""
         return self._start(datagram_socket, frontend, client, endpoint)
 
     def _start(

@@ -50,6 +50,7 @@ class UdpFlow(Flow):
         "_counters",
         "_endpoint",
         "_frontend",
+        "_is_heard",
         "_must_move",
         "_pool",
         "_refused",
@@ -70,6 +71,7 @@ class UdpFlow(Flow):
         self._sock: RawSocket | None = None
         self._refused: set[EndpointKey] = set()
         self._must_move = False
+        self._is_heard = False  # whether the endpoint has answered
         self._unanswered: tuple[bytes, ...] = ()
 
     def __str__(self) -> str:
@@ -136,8 +138,9 @@ class UdpFlow(Flow):
         self.end("service_gone")
 
     def _on_answer(self, data: memoryview) -> None:
-        if not self.is_replied and self._endpoint is not None:
-            self._frontend.pool.connected(self._endpoint)
+        if not self._is_heard and self._endpoint is not None:
+            self._is_heard = True
+            self._pool.connected(self._endpoint)
         self._server.flows.replied(self, self._server.clock())
         self._refused.clear()
         self._unanswered = ()
@@ -230,6 +233,7 @@ class UdpFlow(Flow):
                 self._give_up(endpoint, result_of(error.errno or 0))
                 continue
             self._sock, self._endpoint, self._pool = sock, endpoint, pool
+            self._is_heard = False
             self._server.poller.watch(sock.fileno(), self)
             return True
         return False

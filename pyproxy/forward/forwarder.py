@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyproxy.core.balancer import Balancer
 from pyproxy.forward.binding import Bindings
 from pyproxy.forward.connections import Connections
-from pyproxy.forward.dial import Dialler
+from pyproxy.forward.dial import Dialler, DirectDialler
 from pyproxy.forward.limits import Admission
 from pyproxy.forward.listeners import TcpListeners
 from pyproxy.forward.live_counts import LiveCounts, OwnCounts
@@ -31,7 +31,8 @@ class Forwarder:
 
     To be made, used and closed in one running event loop. Nothing here waits but `drain`.
     `clock` is monotonic, in seconds. live_counts: of the Services whose connections are limited,
-    over all processes that forward; without it this one is alone.
+    over all processes that forward; without it this one is alone. dialler: makes one that takes the
+    place of the direct one, which it is given.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Forwarder:
         metrics: Metrics,
         clock: Callable[[], float],
         live_counts: LiveCounts | None = None,
+        dialler: Callable[[Poller, Dialler], Dialler] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._balancer = balancer
@@ -49,7 +51,10 @@ class Forwarder:
         self._poller = Poller(loop, clock)
         self._admission = Admission(settings, self._poller, metrics, clock, loop)
         keeps_sources = settings.source_address == "auto"
-        self._dialler = Dialler(metrics, available_ports() if keeps_sources else None)
+        ports = available_ports() if keeps_sources else None
+        self._dialler: Dialler = DirectDialler(self._poller, metrics, ports)
+        if dialler is not None:
+            self._dialler = dialler(self._poller, self._dialler)
         self._connections = Connections(
             settings,
             balancer,

@@ -163,7 +163,7 @@ class Connection:
         if self._upstream is None:
             self._dial()
         else:
-            self._attempt_failed("timeout")
+            self.on_attempt_failed("timeout")
 
     def _dial(self) -> None:
         """Start an attempt; while the kernel fails those at once, start another.
@@ -186,7 +186,7 @@ class Connection:
                 self._give_up_endpoint("loop")
                 continue
             try:
-                self._upstream = shared.dialler.stream(frontend, client, endpoint)
+                self._upstream = shared.dialler.stream(frontend, client, endpoint, self)
             except OSError as error:
                 if error.errno in EXHAUSTED:
                     self._wait_for_descriptors(error, endpoint, now_s)
@@ -194,7 +194,6 @@ class Connection:
                 self._note_failure(result_of(error.errno or 0))
                 continue
             shared.admission.fed(self)
-            shared.poller.watch(self._upstream.fileno(), self)
             timeout_s = served.options.connect_timeout_s or shared.settings.connect_timeout_s
             self.next_step_s = min(now_s + timeout_s, self._give_up_s)
             return
@@ -219,11 +218,12 @@ class Connection:
         assert self._upstream is not None
         if events & _FAILED:
             code = self._upstream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self._attempt_failed(result_of(code or errno.ECONNRESET))
+            self.on_attempt_failed(result_of(code or errno.ECONNRESET))
         elif events & OUT:  # never told of a socket that is still connecting
             self._connected(self._upstream, events)
 
-    def _attempt_failed(self, result: "ConnectResult") -> None:
+    def on_attempt_failed(self, result: "ConnectResult") -> None:
+        """Try another endpoint."""
         assert self._upstream is not None
         self._shared.poller.close(self._upstream)
         self._upstream = None
@@ -269,9 +269,7 @@ class Connection:
         self._to_endpoint, self._to_client = to_endpoint, to_client
         shared.poller.hand_over(client.fileno(), to_endpoint)
         shared.poller.hand_over(upstream.fileno(), to_client)
-        if (
-            to_endpoint.has_pending
-        ):  # the endpoint waits for it, the client perhaps for the endpoint
+        if to_endpoint.has_pending:  # the endpoint may wait for it, and the client for the endpoint
             self._pump(to_endpoint)
         if self._is_open and self._client_events & ~OUT:
             self.on_relay_events(self._client_events & ~OUT, to_endpoint, to_client)

@@ -2,10 +2,13 @@
 
 import socket
 from collections.abc import Iterator
+from functools import partial
+from typing import cast
 
 import pytest
 
-from pyproxy.forward.dial import Dialler
+from pyproxy.forward.dial import Attempt, DirectDialler
+from pyproxy.forward.poller import Poller
 from pyproxy.forward.source import FIRST_PORT, LAST_PORT, Ports
 from pyproxy.metrics import Metrics
 from pyproxy.model.endpoint import Endpoint
@@ -39,6 +42,20 @@ def node() -> Iterator[Host]:
         made.close()
 
 
+class Unwatched:
+    """A poller that nobody waits for."""
+
+    def watch(self, fd: int, watcher: object) -> None:
+        pass
+
+
+NOBODY = cast(Attempt, None)
+
+
+def direct_dialler(metrics: Metrics, ports: Ports) -> DirectDialler:
+    return DirectDialler(cast(Poller, Unwatched()), metrics, ports)
+
+
 def dialled(
     node: Host,
     ports: Ports,
@@ -49,8 +66,8 @@ def dialled(
 ) -> tuple[list[tuple[str, int]], dict[str, int]]:
     """Dial each endpoint four times at once; return where from, and the fallbacks."""
     metrics = Metrics()
-    dialler = Dialler(metrics, ports)
-    dial = dialler.stream if protocol == "TCP" else dialler.datagram
+    dialler = direct_dialler(metrics, ports)
+    dial = partial(dialler.stream, attempt=NOBODY) if protocol == "TCP" else dialler.datagram
     with node.entered():
         sockets = [
             dial(SERVED, client, Endpoint(f"{prefix}{number}", 9, is_local=True))
@@ -108,10 +125,11 @@ def test_an_endpoint_without_a_route_is_an_attempt_that_failed(node: Host) -> No
 def test_connections_in_time_wait_use_up_no_ports(node: Host) -> None:
     node.sysctl("net.ipv4.tcp_tw_reuse", 0)
     metrics = Metrics()
-    dialler = Dialler(metrics, Ports(61_000, 61_002))
+    dialler = direct_dialler(metrics, Ports(61_000, 61_002))
     with node.entered(), socket.create_server((node.v4, 80)) as listener:
         for _ in range(12):
-            upstream = dialler.stream(SERVED, NEIGHBOUR, Endpoint(node.v4, 80, is_local=True))
+            endpoint = Endpoint(node.v4, 80, is_local=True)
+            upstream = dialler.stream(SERVED, NEIGHBOUR, endpoint, NOBODY)
             accepted, (client, _) = listener.accept()
             assert client == NEIGHBOUR
             upstream.close()  # the first to end has the TIME_WAIT
