@@ -7,15 +7,29 @@ It decides what is watched and with which selectors (PARITY 1.1 to 1.3). How a w
 import asyncio
 import random as random_module
 from collections.abc import Callable
+from functools import partial
+
+import msgspec
 
 from pyproxy.core.apiservers import ApiServers
+from pyproxy.core.merged_lists import MergedLists
 from pyproxy.errors import PyproxyError
 from pyproxy.metrics import Metrics
-from pyproxy.model.events import Event, Listed
+from pyproxy.model.events import Event, Listed, Resource
 from pyproxy.model.service import HEADLESS_LABEL, PROXY_NAME_LABEL
 from pyproxy.source.client import ApiClient
 from pyproxy.source.credentials import SERVICE_ACCOUNT_DIR, CredentialSettings
 from pyproxy.source.watcher import Watcher, WatchSettings, WatchTarget
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """The Services that a person wants, of the namespaces given; of all without any.
+
+    labels: a label selector of the API, "" for all.
+    """
+
+    namespaces: tuple[str, ...] = ()
+    labels: str = ""
 
 
 class ApiServerSettings(WatchSettings, frozen=True, kw_only=True):
@@ -26,6 +40,7 @@ class ApiServerSettings(WatchSettings, frozen=True, kw_only=True):
     master: a URL that replaces the server's.
     node_name: the Node to watch; "" watches none. proxy_name: watch the Services with this
     service-proxy-name label; None: those without one.
+    selection: watch these Services, headless ones too, instead of what a node proxies.
     token_refresh_s: how old a token read from a file may get before the file is read again.
     """
 
@@ -34,6 +49,7 @@ class ApiServerSettings(WatchSettings, frozen=True, kw_only=True):
     master: str | None = None
     node_name: str = ""
     proxy_name: str | None = None
+    selection: Selection | None = None
     service_account_dir: str = SERVICE_ACCOUNT_DIR
     token_refresh_s: float = 60.0
     connect_timeout_s: float = 10.0
@@ -58,6 +74,7 @@ class ApiServerSource:
         self._metrics = metrics
         self._random = random
         self._servers = ApiServers()
+        self._lists: dict[Resource, MergedLists] = {}
         self._client: ApiClient | None = None
         self._is_open = asyncio.Event()
 
@@ -92,7 +109,9 @@ class ApiServerSource:
                 self._publish(Listed("nodes", ()))
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    for target in watch_targets(settings):
+                    targets = watch_targets(settings)
+                    self._lists = merged_lists(targets)
+                    for target in targets:
                         tasks.create_task(self._watcher(target, client).run(), name=target.path)
             except BaseExceptionGroup as group:
                 fatal, faults = group.split(PyproxyError)
@@ -102,15 +121,28 @@ class ApiServerSource:
                 raise fatal.exceptions[0] from None
 
     def _watcher(self, target: WatchTarget, client: ApiClient) -> Watcher:
-        return Watcher(target, self._settings, client, self._pass_on, self._metrics, self._random)
+        publish = partial(self._pass_on, target.namespace)
+        return Watcher(target, self._settings, client, publish, self._metrics, self._random)
 
-    def _pass_on(self, event: Event) -> None:
-        self._servers.observe(event)
-        self._publish(event)
+    def _pass_on(self, namespace: str, part: Event) -> None:
+        event = self._lists[part.resource].merge(namespace, part)
+        if event is not None:
+            self._servers.observe(event)
+            self._publish(event)
+
+
+def merged_lists(targets: list[WatchTarget]) -> dict[Resource, MergedLists]:
+    """Return what makes whole lists of what each target lists, by resource."""
+    namespaces: dict[Resource, list[str]] = {}
+    for target in targets:
+        namespaces.setdefault(target.resource, []).append(target.namespace)
+    return {resource: MergedLists(resource, parts) for resource, parts in namespaces.items()}
 
 
 def watch_targets(settings: ApiServerSettings) -> list[WatchTarget]:
     """Return what to watch."""
+    if settings.selection is not None:
+        return _selected(settings.selection)
     proxy_name = settings.proxy_name
     label = f"!{PROXY_NAME_LABEL}" if proxy_name is None else f"{PROXY_NAME_LABEL}={proxy_name}"
     targets = [
@@ -146,4 +178,29 @@ def watch_targets(settings: ApiServerSettings) -> list[WatchTarget]:
                 when_missing="retried",
             )
         )
+    return targets
+
+
+def _selected(selection: Selection) -> list[WatchTarget]:
+    """What a person wants to reach. A slice has its Service's labels only where Kubernetes made it.
+
+    So all slices of a namespace are watched, whatever the label selector says.
+    """
+    targets = []
+    for namespace in selection.namespaces or ("",):
+        within = f"/namespaces/{namespace}" if namespace else ""
+        labels = {"labelSelector": selection.labels} if selection.labels else {}
+        targets += [
+            WatchTarget(
+                "services", "", f"/api/v1{within}/services", labels, "fatal", namespace=namespace
+            ),
+            WatchTarget(
+                "endpointslices",
+                "discovery.k8s.io",
+                f"/apis/discovery.k8s.io/v1{within}/endpointslices",
+                {},
+                "fatal",
+                namespace=namespace,
+            ),
+        ]
     return targets

@@ -73,6 +73,7 @@ class WatchSettings(msgspec.Struct, frozen=True, kw_only=True):
 class WatchTarget(msgspec.Struct, frozen=True):
     """What to watch. `group` is "" for the core API group; `path` has neither host nor query.
 
+    namespace: the one that is watched; "" for all, and for what is in none.
     when_missing: what it means that the server does not have or does not allow it before the first
     list: "fatal" ends the source; "retried" and "absent" count as an empty list, and are tried
     again with the usual waits, or rarely.
@@ -83,6 +84,7 @@ class WatchTarget(msgspec.Struct, frozen=True):
     path: str
     selectors: dict[str, str]
     when_missing: Literal["fatal", "retried", "absent"]
+    namespace: str = ""
 
 
 class Watcher:
