@@ -14,11 +14,7 @@ from pyproxy.core.decision import decide
 from pyproxy.core.flows import Flow, is_stale
 from pyproxy.core.loops import leads_back
 from pyproxy.forward.dial import result_of
-<<<<<<< HEAD
 from pyproxy.forward.served import note_failure
-=======
-from pyproxy.forward.poller import DATAGRAMS
->>>>>>> d1d2c5f (wip)
 from pyproxy.forward.sockets import EXHAUSTED, RawSocket, SocketAddress
 
 if TYPE_CHECKING:
@@ -90,11 +86,10 @@ class UdpFlow(Flow):
         self._counters.active += 1
         return True
 
-    def send(self, data: memoryview, now_s: float) -> None:
+    def send(self, data: memoryview) -> None:
         """Pass on a datagram of the client, after moving to another endpoint if it has to."""
-        self._server.flows.sent(self, now_s)
-        is_settled = self._frontend.frontend.backend is self._backend and not self._must_move
-        if not (is_settled or self._settle()):
+        self._server.flows.sent(self, self._server.clock())
+        if not self._settle():
             return
         if not self.is_replied:
             fits = len(data) <= _KEPT_BYTES
@@ -122,7 +117,7 @@ class UdpFlow(Flow):
 
     def on_resume(self) -> None:
         """Pass on one turn's worth of answers, and go on later when there may be more."""
-        buffer, now_s = self._server.buffer, self._server.clock()
+        buffer = self._server.buffer
         for _ in range(_ANSWERS_IN_A_TURN):
             if self._sock is None:
                 return
@@ -134,7 +129,7 @@ class UdpFlow(Flow):
                 self._on_refusal(error)
                 self._send_elsewhere(self._unanswered)
                 continue
-            self._on_answer(buffer[:size], now_s)
+            self._on_answer(buffer[:size])
         self._server.poller.resume(self)
 
     def on_fault(self) -> None:
@@ -142,7 +137,6 @@ class UdpFlow(Flow):
         self._server.flows.remove(self)
         self.end("service_gone")
 
-<<<<<<< HEAD
     def _on_answer(self, data: memoryview) -> None:
         if not self._is_heard and self._endpoint is not None:
             self._is_heard = True
@@ -150,15 +144,6 @@ class UdpFlow(Flow):
         self._server.flows.replied(self, self._server.clock())
         self._refused.clear()
         self._unanswered = ()
-=======
-    def _on_answer(self, data: memoryview, now_s: float) -> None:
-        if not self.is_replied and self._endpoint is not None:
-            self._frontend.pool.connected(self._endpoint)
-            self._unanswered = ()
-        self._server.flows.replied(self, now_s)
-        if self._refused:
-            self._begin_again()
->>>>>>> d1d2c5f (wip)
         if self._frontend.reply(data, self._client):
             self._counters.datagrams_to_client += 1
             self._counters.bytes_to_client += len(data)
@@ -248,12 +233,8 @@ class UdpFlow(Flow):
                 self._give_up(endpoint, result_of(error.errno or 0))
                 continue
             self._sock, self._endpoint, self._pool = sock, endpoint, pool
-<<<<<<< HEAD
             self._is_heard = False
             self._server.poller.watch(sock.fileno(), self)
-=======
-            self._server.poller.watch(sock.fileno(), self, DATAGRAMS)
->>>>>>> d1d2c5f (wip)
             return True
         return False
 

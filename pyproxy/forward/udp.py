@@ -14,7 +14,7 @@ from pyproxy.forward.burst import Burst
 from pyproxy.forward.dial import Dialler
 from pyproxy.forward.flow import UdpFlow
 from pyproxy.forward.limits import Admission
-from pyproxy.forward.poller import DATAGRAMS, Poller
+from pyproxy.forward.poller import Poller
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.sockets import RawSocket, SocketAddress, bind_udp
 from pyproxy.forward.ticker import Ticker
@@ -43,7 +43,6 @@ class UdpFrontend:
         self._server = server
         self._sock = sock
         self._is_open = True
-        self._key = frontend.key
         self.flows = 0
         self.is_retired = False
         self.judge_by(frontend)
@@ -75,7 +74,7 @@ class UdpFrontend:
 
     def on_resume(self) -> None:
         """Read one turn's worth of datagrams, and go on later when there may be more."""
-        buffer, now_s = self._server.buffer, self._server.clock()
+        buffer = self._server.buffer
         for _ in range(DATAGRAMS_IN_A_TURN):
             if not self._is_open:
                 return
@@ -83,7 +82,7 @@ class UdpFrontend:
                 size, client = self._sock.recvfrom_into(buffer)
             except BlockingIOError:
                 return
-            self._on_datagram(buffer[:size], client, now_s)
+            self._on_datagram(buffer[:size], client)
         self._server.poller.resume(self)
 
     def on_fault(self) -> None:
@@ -98,9 +97,9 @@ class UdpFrontend:
             return False
         return True
 
-    def _on_datagram(self, data: memoryview, client: SocketAddress, now_s: float) -> None:
+    def _on_datagram(self, data: memoryview, client: SocketAddress) -> None:
         server = self._server
-        flow = server.flows.get((self._key, client))
+        flow = server.flows.get((self.frontend.key, client))
         if flow is None:
             if self.is_retired:
                 return
@@ -113,7 +112,7 @@ class UdpFrontend:
             if evicted is not None:
                 evicted.end("evicted")
             server.opened()
-        flow.send(data, now_s)
+        flow.send(data)
 
 
 class UdpServer:
@@ -165,7 +164,7 @@ class UdpServer:
             return
         sock = bind_udp(frontend.address, frontend.port, self.settings)
         made = self._frontends[frontend.key] = UdpFrontend(self, frontend, sock)
-        self.poller.watch(sock.fileno(), made, DATAGRAMS)
+        self.poller.watch(sock.fileno(), made)
 
     def judge_by(self, state: "Frontend") -> None:
         """Judge new flows, and flows that move, by this state, if the frontend has a socket.
