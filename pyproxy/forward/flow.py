@@ -14,6 +14,7 @@ from pyproxy.core.decision import decide
 from pyproxy.core.flows import Flow, is_stale
 from pyproxy.core.loops import leads_back
 from pyproxy.forward.dial import result_of
+from pyproxy.forward.poller import DATAGRAMS
 from pyproxy.forward.served import note_failure
 from pyproxy.forward.sockets import EXHAUSTED, RawSocket, SocketAddress
 
@@ -234,7 +235,7 @@ class UdpFlow(Flow):
                 continue
             self._sock, self._endpoint, self._pool = sock, endpoint, pool
             self._is_heard = False
-            self._server.poller.watch(sock.fileno(), self)
+            self._server.poller.watch(sock.fileno(), self, DATAGRAMS)
             return True
         return False
 

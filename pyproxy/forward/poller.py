@@ -24,7 +24,11 @@ ERROR = select.EPOLLERR
 HANGUP = select.EPOLLHUP
 PEER_ENDED = select.EPOLLRDHUP
 READABLE = IN | PEER_ENDED | HANGUP | ERROR
-_EVERYTHING = IN | OUT | PEER_ENDED | select.EPOLLET
+# Edge-triggered. Of a connection one wants to know everything.
+CONNECTION = IN | OUT | PEER_ENDED | select.EPOLLET
+# A datagram that finds no room is lost, so nobody waits for room. To be told of it would cost an
+# event for each datagram sent: the kernel says so whenever one has left (sock_def_write_space).
+DATAGRAMS = IN | select.EPOLLET
 
 # Bounds how long one wake-up keeps the loop from its timers and from the other callbacks.
 _MAX_EVENTS = 256
@@ -75,9 +79,9 @@ class Poller:
         """How many descriptors are watched."""
         return len(self._watchers)
 
-    def watch(self, fd: int, watcher: Watcher) -> None:
+    def watch(self, fd: int, watcher: Watcher, events: int = CONNECTION) -> None:
         """Report the events of a descriptor from now on, and what it is ready for already."""
-        self._epoll.register(fd, _EVERYTHING)
+        self._epoll.register(fd, events)
         self._watchers[fd] = watcher
 
     def hand_over(self, fd: int, watcher: Watcher) -> None:

@@ -14,7 +14,7 @@ from pyproxy.forward.burst import Burst
 from pyproxy.forward.dial import Dialler
 from pyproxy.forward.flow import UdpFlow
 from pyproxy.forward.limits import Admission
-from pyproxy.forward.poller import Poller
+from pyproxy.forward.poller import DATAGRAMS, Poller
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.sockets import RawSocket, SocketAddress, bind_udp
 from pyproxy.forward.ticker import Ticker
@@ -164,7 +164,7 @@ class UdpServer:
             return
         sock = bind_udp(frontend.address, frontend.port, self.settings)
         made = self._frontends[frontend.key] = UdpFrontend(self, frontend, sock)
-        self.poller.watch(sock.fileno(), made)
+        self.poller.watch(sock.fileno(), made, DATAGRAMS)
 
     def judge_by(self, state: "Frontend") -> None:
         """Judge new flows, and flows that move, by this state, if the frontend has a socket.
