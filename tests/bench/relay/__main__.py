@@ -110,7 +110,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="else 5, or 3 if quick")
     parser.add_argument("--seconds", type=int, help="of each run")
     parser.add_argument("--only", nargs="+", choices=[s.name for s in SCENARIOS])
-    parser.add_argument("--workers", type=int, default=0, help="of pyproxy, and threads of others")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(os.cpu_count() or 1, 8),
+        help="of pyproxy, and threads of the others; else one for each core",
+    )
     parser.add_argument("--write", type=Path, metavar="FILE", help="the page to write")
     return parser.parse_args()
 

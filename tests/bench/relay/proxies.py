@@ -38,7 +38,6 @@ class Target:
     name: str
     address: str
     pid: int | None = None
-    has_udp: bool = True
 
 
 class Setup:
@@ -84,7 +83,7 @@ class Setup:
             return None
         address = "127.77.0.4"
         path = self._config("haproxy.cfg", _HAPROXY.format(threads=threads, address=address))
-        return self._target("HAProxy", address, [program, "-db", "-f", str(path)], has_udp=False)
+        return self._target("HAProxy", address, [program, "-db", "-f", str(path)])
 
     def nginx(self, workers: int) -> Target | None:
         """The stream module of nginx."""
@@ -94,12 +93,10 @@ class Setup:
         text = _NGINX.format(workers=workers, address=address)
         return self._target("nginx", address, nginx_command(program, self._config("stream", text)))
 
-    def _target(
-        self, name: str, address: str, command: list[str], *, has_udp: bool = True
-    ) -> Target:
+    def _target(self, name: str, address: str, command: list[str]) -> Target:
         process = self._start(name, command)
         wait_for(address, HTTP, process)
-        return Target(name, address, process.pid, has_udp)
+        return Target(name, address, process.pid)
 
     def _config(self, name: str, text: str) -> Path:
         path = self._directory / name

@@ -15,6 +15,7 @@ from tests.bench.relay.scenarios import DIRECT, HAPROXY, NGINX, PYPROXY, Measure
 # For each target, what was measured in each round.
 Rounds = Mapping[str, list[Measured]]
 
+_CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 _COLUMNS = (DIRECT, PYPROXY, HAPROXY, NGINX)
 _HEAD = ("", *_COLUMNS, "ratio", "target", "met")
 
@@ -107,16 +108,16 @@ def conditions(command: str, rounds: int, workers: int) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     today = datetime.datetime.now(datetime.UTC).date()
     facts = {
-        "Machine": f"{_cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB; a virtual machine"
-        if "hypervisor" in _cpu_info()
-        else f"{_cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB",
-        "Kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
-        "pyproxy": f"{__version__}, {threads} data-plane process{'es' * (threads > 1)}, CPython"
+        "Machine": f"{_cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+        + ("; a virtual machine" if "hypervisor" in _cpu_info() else ""),
+        "Kernel": f"{platform.system()} {platform.release().partition('-')[0]}; TCP congestion"
+        f" control: {_CONGESTION.read_text().strip()}",
+        "pyproxy": f"{__version__}, {workers} workers, CPython"
         f" {platform.python_version()}, uvloop {metadata.version('uvloop')}",
-        "HAProxy": f"{version('haproxy')}; mode tcp, {threads} thread{'s' * (threads > 1)}",
-        "nginx": f"{version('nginx')}; stream, {threads} worker{'s' * (threads > 1)}",
+        "HAProxy": f"{version('haproxy').partition(' - ')[0]}; mode tcp, {threads} thread{'s' * (threads > 1)}",
+        "nginx": f"{version('nginx').rpartition('/')[2]}; stream, {threads} worker{'s' * (threads > 1)}",
         "wrk, iperf3": f"{version('wrk').partition(' [')[0]}; {version('iperf3')}",
-        "Date": str(today),
+        "Date": f"{today}; load average after it {os.getloadavg()[0]:.1f}",
         "Command": f"`{command}`, {rounds} rounds",
     }
     return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
