@@ -112,10 +112,10 @@ def conditions(command: str, rounds: int, workers: int) -> str:
         + ("; a virtual machine" if "hypervisor" in _cpu_info() else ""),
         "Kernel": f"{platform.system()} {platform.release().partition('-')[0]}; TCP congestion"
         f" control: {_CONGESTION.read_text().strip()}",
-        "pyproxy": f"{__version__}, {workers} workers, CPython"
+        "pyproxy": f"{__version__}, workers: {workers}; CPython"
         f" {platform.python_version()}, uvloop {metadata.version('uvloop')}",
-        "HAProxy": f"{version('haproxy').partition(' - ')[0]}; mode tcp, {threads} thread{'s' * (threads > 1)}",
-        "nginx": f"{version('nginx').rpartition('/')[2]}; stream, {threads} worker{'s' * (threads > 1)}",
+        "HAProxy": f"{version('haproxy').partition(' - ')[0]}; mode tcp, threads: {threads}",
+        "nginx": f"{version('nginx').rpartition('/')[2]}; stream, workers: {threads}",
         "wrk, iperf3": f"{version('wrk').partition(' [')[0]}; {version('iperf3')}",
         "Date": f"{today}; load average after it {os.getloadavg()[0]:.1f}",
         "Command": f"`{command}`, {rounds} rounds",
