@@ -91,7 +91,7 @@ def full_name(claimant: Claimant, domain: str) -> str:
 def names_of(claimants: Iterable[Claimant], scope: Scope) -> Names:
     """Share the names out. claimants: Services of all kinds, and the pods of headless ones."""
     bids: dict[str, list[_Bid]] = {}
-    for claimant in claimants:
+    for claimant in set(claimants):
         for name, bid in _bids(claimant, scope):
             bids.setdefault(name, []).append(bid)
     owners, contested = {}, []
