@@ -15,10 +15,11 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     parser.add_argument("--flood", type=int, default=None, metavar="SOURCES")
+    parser.add_argument("--crowd", type=int, default=20_000, metavar="CLIENTS")
     arguments = parser.parse_args()
     is_full = arguments.minutes >= 10
     flood = (1_000_000 if is_full else 50_000) if arguments.flood is None else arguments.flood
-    plan = Plan(arguments.minutes, arguments.workers, arguments.seed, flood)
+    plan = Plan(arguments.minutes, arguments.workers, arguments.seed, flood, arguments.crowd)
     print(f"soaking for {plan.minutes:g} minutes, {plan.workers} workers, seed {plan.seed}")
     evidence = asyncio.run(soak(plan, lambda line: print(line, flush=True)))
     print(report(plan, evidence))

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import random
 import time
+from typing import TYPE_CHECKING
 
 from tests.soak.child import obey, run
 from tests.soak.client import PATIENCE_S, VISITS
@@ -15,6 +16,9 @@ from tests.soak.stream import BrokenStreamError, EndedEarlyError
 from tests.soak.tally import Failure, Tally
 from tests.soak.wire import PORT
 from tests.support.backends import connect
+
+if TYPE_CHECKING:
+    import socket
 
 _THINK_S = 0.05
 # So that a Service that fails at once is not asked a thousand times a second.
@@ -28,6 +32,7 @@ class Crews:
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self._group = group
         self._crews: dict[str, tuple[asyncio.Event, list[asyncio.Task[None]]]] = {}
+        self._silent: list[socket.socket] = []
         self.tally = Tally()
 
     def start(self, vip: str, kinds: dict[str, int], seed: int) -> None:
@@ -43,6 +48,24 @@ class Crews:
         leave, members = self._crews.pop(vip)
         leave.set()
         await asyncio.wait(members)
+
+    async def be_silent(self, vip: str, count: int) -> None:
+        """Connect so many clients more that say nothing."""
+        for _ in range(count):
+            self._silent.append(await connect(vip, PORT))
+
+    def end_silence(self) -> int:
+        """Let the silent clients go; return how many of them were still connected."""
+        connected = 0
+        while self._silent:
+            with self._silent.pop() as sock:
+                try:
+                    sock.recv(1)
+                except BlockingIOError:
+                    connected += 1
+                except OSError:
+                    continue
+        return connected
 
     async def _visit(self, vip: str, kind: str, rng: random.Random, leave: asyncio.Event) -> None:
         while not leave.is_set():
@@ -102,6 +125,8 @@ async def main() -> None:
                     "start": crews.start,
                     "leave": crews.leave,
                     "tally": crews.tally.take,
+                    "be_silent": crews.be_silent,
+                    "end_silence": crews.end_silence,
                     "is_served": is_served,
                 }
             )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from tests.soak.run import Plan
-from tests.soak.verdict import Evidence, is_excused
+from tests.soak.verdict import Crowd, Evidence, is_excused
 
 _MIB = 1 << 20
 _FULL_BYTES = 10_000_000_000
@@ -16,7 +16,8 @@ def report(plan: Plan, evidence: Evidence) -> str:
         _table(_requests(evidence)),
         _table([("what happened", "times"), *((n, str(c)) for n, c in _events(evidence))]),
         _table(_processes(evidence)),
-        _flood(evidence),
+        _crowd(evidence.flood),
+        _crowd(evidence.crowd),
         _integrity(evidence),
         "every claim holds" if not violations else "NOT AS CLAIMED:",
         *(f"  {violation}" for violation in violations),
@@ -68,11 +69,10 @@ def _processes(evidence: Evidence) -> Iterable[tuple[str, ...]]:
             )
 
 
-def _flood(evidence: Evidence) -> str:
-    flood = evidence.flood
+def _crowd(crowd: Crowd) -> str:
     return (
-        f"{flood.clients:,} UDP clients with one datagram each, {flood.passed_on:,} passed on; the"
-        f" most in one process: {flood.most_files:,} descriptors, {flood.most_bytes / _MIB:.0f} MiB"
+        f"{crowd.clients:,} {crowd.name} at the end, {crowd.passed_on:,} passed on; the most in one"
+        f" process: {crowd.most_files:,} descriptors, {crowd.most_bytes / _MIB:.0f} MiB"
     )
 
 

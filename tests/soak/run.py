@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ from tests.soak.processes import is_alive
 from tests.soak.proxy import NODE, Proxy, proxy
 from tests.soak.tally import Failure
 from tests.soak.trouble import Trouble
-from tests.soak.verdict import Evidence
+from tests.soak.verdict import Crowd, Evidence
 from tests.support.backends import new_address
 from tests.support.builders import make_node
 from tests.support.fake_api import FakeApiServer, write_kubeconfig
@@ -25,18 +26,22 @@ _REQUESTS = {"short": 4, "kept": 5, "half-close": 2, "reset": 1, "udp": 4}
 _BULK = {"bulk": 1, "half-close": 1}
 _SAMPLE_S = 1.0
 _FLOOD_STEP = 10_000
+_CROWD_STEP = 1000
+# Of the descriptors: above nine tenths of them the proxy refuses clients of the busiest Service.
+_CROWD_SHARE = 0.75
 # Until every connection has ended and every flow is idle, on a machine that is slow.
 _END_S = 30.0
 _ACTIVE = "pyproxy_connections_active"
 
 
 class Plan(NamedTuple):
-    """What to run. flood: datagrams from so many addresses, at the end; 0: none."""
+    """What to run. At the end, flood: datagrams from so many addresses; crowd: silent clients."""
 
     minutes: float
     workers: int
     seed: int
     flood: int
+    crowd: int
 
 
 class Children(NamedTuple):
@@ -102,6 +107,7 @@ class _Run:
                 await self._watch(60 * self._plan.minutes)
                 trouble.end()
             await self._flood_with_clients()
+            await self._crowd_with_clients()
         await self._quiet()
         await self._finish(trouble)
 
@@ -158,8 +164,8 @@ class _Run:
         tally = self.evidence.tally
         moved = sum(tally.uploaded.values()) + sum(tally.downloaded.values())
         return (
-            f"{seconds:.0f} s: {sum(tally.ok.values())} requests, {moved / 1e9:.1f} GB,"
-            f" {len(tally.failures)} failed"
+            f"{seconds:.0f} s: {sum(tally.ok.values()):,} requests, {moved / 1e9:.1f} GB,"
+            f" {len(tally.failures)} broken, by kills or not"
         )
 
     async def _flood_with_clients(self) -> None:
@@ -171,12 +177,29 @@ class _Run:
                 "flood", vip=self._flooded.vip, first=first, count=count
             )
             flood.clients += count
-            for held in (await self.proxy.holdings()).values():
-                flood.most_files = max(flood.most_files, held.files.total())
-                flood.most_bytes = max(flood.most_bytes, held.rss_bytes)
-            await self._gather()
+            await self._note_most(flood)
             if flood.clients % (10 * _FLOOD_STEP) == 0:
                 self._tell(f"{flood.clients:,} UDP clients")
+
+    async def _crowd_with_clients(self) -> None:
+        """Have very many connections that say nothing, and see that the others are served."""
+        crowd, bulk = self.evidence.crowd, self._children.bulk
+        _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # A connection takes one descriptor of the clients, one of the endpoints, two of a worker.
+        room = int(limit * _CROWD_SHARE * min(1.0, max(1, self._plan.workers) / 2))
+        for _ in range(min(self._plan.crowd, room) // _CROWD_STEP):
+            await bulk.ask("be_silent", vip=self._services[0].vip, count=_CROWD_STEP)
+            crowd.clients += _CROWD_STEP
+            await self._note_most(crowd)
+        await asyncio.sleep(_SAMPLE_S)  # for the workers to dial
+        await self._note_most(crowd)
+        crowd.passed_on = await bulk.ask("end_silence")
+
+    async def _note_most(self, crowd: Crowd) -> None:
+        for held in (await self.proxy.holdings()).values():
+            crowd.most_files = max(crowd.most_files, held.files.total())
+            crowd.most_bytes = max(crowd.most_bytes, held.rss_bytes)
+        await self._gather()
 
     async def _gather(self) -> None:
         evidence = self.evidence

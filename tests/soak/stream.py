@@ -46,11 +46,11 @@ class EndedEarlyError(Exception):
 
 
 class Reader:
-    """Checks what comes from a socket. The buffer is its own: readers run at the same time."""
+    """Checks what comes from a socket. Has a buffer of its own once a stream comes, not before."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._buffer = memoryview(bytearray(_UNPACED))
+        self._buffer = memoryview(b"")
 
     async def exactly(self, size: int) -> bytes:
         """Return so many bytes. Raises EndedEarlyError; with nothing to raise for, returns b""."""
@@ -72,9 +72,9 @@ class Reader:
         while offset < size:
             if offset >= stretch_end:
                 pace, stretch_end = _next_pace(rng, offset, size)
-            if len(self._buffer) < pace.chunk and size > _UNPACED:
-                self._buffer = memoryview(bytearray(MIB))
             want = min(size - offset, pace.chunk if size > _UNPACED else _UNPACED)
+            if len(self._buffer) < want:
+                self._buffer = memoryview(bytearray(want))
             got = await loop.sock_recv_into(self._sock, self._buffer[:want])
             if not got:
                 raise EndedEarlyError(f"after {offset} of {size} bytes")
