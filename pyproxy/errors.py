@@ -37,3 +37,7 @@ class ApiError(PyproxyError):
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
+
+
+class ProtocolError(PyproxyError):
+    """A peer's bytes do not follow the protocol spoken with it: give up that connection."""

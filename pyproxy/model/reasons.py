@@ -29,7 +29,9 @@ ConnectResult = Literal[
     "timeout",  # no answer within the attempt's time
     "unreachable",  # no route, or an ICMP error on the way
     "loop",  # not tried: the endpoint leads back to this frontend
-    "error",  # this host could not try: no descriptor, no port, no permission
+    "not_found",  # through the API server: the endpoint's pod is gone
+    "forbidden",  # through the API server: it does not let us forward ports to pods
+    "error",  # this host, or the API server, could not try: no descriptor, no port, overloaded
 ]
 
 FlowEnd = Literal[

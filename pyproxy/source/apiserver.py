@@ -6,9 +6,10 @@ It decides what is watched and with which selectors (PARITY 1.1 to 1.3). How a w
 
 import asyncio
 import random as random_module
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import aiohttp
 import msgspec
 
 from pyproxy.core.apiservers import ApiServers
@@ -86,6 +87,23 @@ class ApiServerSource:
         await self._is_open.wait()
         assert self._client is not None
         return await self._client.post(path, body)
+
+    async def websocket(
+        self, path: str, query: Mapping[str, str], protocols: Sequence[str]
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Open a websocket to the API server, once `run` has begun; see ApiClient.websocket."""
+        await self._is_open.wait()
+        assert self._client is not None
+        return await self._client.websocket(path, query, protocols)
+
+    async def names(self, path: str) -> set[str] | None:
+        """Return the names of the objects of a list, once `run` has begun.
+
+        None when the API server does not tell. Raises ConfigError without credentials.
+        """
+        await self._is_open.wait()
+        assert self._client is not None
+        return await self._client.names(path)
 
     async def run(self) -> None:
         """Run until cancelled.

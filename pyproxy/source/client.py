@@ -6,21 +6,39 @@ that renewing them cuts no watch that is open, and no connection made with old o
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 
 from pyproxy import __version__
 from pyproxy.core.apiservers import ApiServers
 from pyproxy.core.listwatch import Stop, StopReason
+from pyproxy.core.listwire import STATUS, UNREADABLE, Status
 from pyproxy.errors import ApiError
 from pyproxy.source.credentials import Credentials, CredentialSettings, load_credentials
 
 _POST_TIMEOUT_S = 10.0
+_MAX_REFUSAL_BYTES = 64 * 1024
+# Kubelets send 32 KiB at a time (Go, io.Copy), and proxies in between may join a few.
+_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Item(msgspec.Struct):
+    metadata: _Named
+
+
+class _Names(msgspec.Struct):
+    items: list[_Item]
 
 
 class ApiClient:
@@ -45,6 +63,7 @@ class ApiClient:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             headers={"Accept": "application/json", "User-Agent": f"pyproxy/{__version__}"},
             cookie_jar=aiohttp.DummyCookieJar(),
+            middlewares=(_refused_upgrade,),
         )
         return self
 
@@ -79,6 +98,22 @@ class ApiClient:
         """Make a request and wait for the answer's headers. The caller closes the response."""
         return await self._request("GET", credentials, path, params=parameters)
 
+    async def names(self, path: str) -> set[str] | None:
+        """Return the names of the objects of a list; None without a list in the answer.
+
+        Raises ConfigError when credentials must be renewed and cannot.
+        """
+        credentials = await self.fresh_credentials()
+        try:
+            async with (
+                asyncio.timeout(_POST_TIMEOUT_S),
+                await self.get(credentials, path, {}) as answer,
+            ):
+                listed = msgspec.json.decode(await answer.read(), type=_Names)
+        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError):
+            return None
+        return {item.metadata.name for item in listed.items}
+
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Post JSON; return the answer's status and body.
 
@@ -90,6 +125,53 @@ class ApiClient:
             await self.reload(credentials)
             status, answer = await self._post(self.credentials, path, body)
         return status, answer
+
+    async def websocket(
+        self, path: str, query: Mapping[str, str], protocols: Sequence[str]
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Open a websocket; the caller closes it. Its `receive` reports pings and pongs too.
+
+        Raises ApiError with the status of a refused upgrade, 0 when there was no answer, and
+        ConfigError when credentials must be renewed and cannot.
+        """
+        credentials = await self.fresh_credentials()
+        try:
+            return await self._websocket(credentials, path, query, protocols)
+        except ApiError as error:
+            if error.status != 401:
+                raise
+        await self.reload(credentials)
+        return await self._websocket(self.credentials, path, query, protocols)
+
+    async def _websocket(
+        self,
+        credentials: Credentials,
+        path: str,
+        query: Mapping[str, str],
+        protocols: Sequence[str],
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Try each known address of the API server once, from the current one on."""
+        tried: set[str] = set()
+        while True:
+            url = self.servers.current(credentials.url)
+            tried.add(url)
+            try:
+                ws: aiohttp.ClientWebSocketResponse = await self._session.ws_connect(
+                    url + path,
+                    params=query,
+                    protocols=protocols,
+                    autoping=False,
+                    max_msg_size=_MAX_MESSAGE_BYTES,
+                    **self._as(credentials, url),
+                )
+            except (aiohttp.ClientError, OSError) as fault:
+                stop = transport_stop(fault, credentials)
+                if stop.reason == "unreachable" and credentials.proxy is None:
+                    following = self.servers.unreachable(url, credentials.url)
+                    if following not in tried:
+                        continue
+                raise ApiError(stop.message) from fault
+            return ws
 
     async def _post(self, credentials: Credentials, path: str, body: bytes) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/json"}
@@ -116,21 +198,55 @@ class ApiClient:
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> aiohttp.ClientResponse:
-        url, name = self.servers.current(credentials.url), credentials.server_name
+        url = self.servers.current(credentials.url)
+        return await self._session.request(
+            method,
+            url + path,
+            allow_redirects=False,  # a token must not follow one
+            **self._as(credentials, url, headers or {}),
+            **more,
+        )
+
+    def _as(
+        self, credentials: Credentials, url: str, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> dict[str, Any]:
+        """The arguments that make a request to this address one of ours."""
+        name = credentials.server_name
         if url != credentials.url:
             # A fall-back is the same server at another address; its certificate has the old name.
             name = name or urlsplit(credentials.url).hostname
         authorization = {"Authorization": credentials.authorization}
-        return await self._session.request(
-            method,
-            url + path,
-            headers={**(headers or {}), **(authorization if credentials.authorization else {})},
-            ssl=credentials.tls if credentials.tls is not None else True,
-            server_hostname=name,
-            proxy=credentials.proxy,
-            allow_redirects=False,  # a token must not follow one
-            **more,
-        )
+        return {
+            "headers": {**headers, **(authorization if credentials.authorization else {})},
+            "ssl": credentials.tls if credentials.tls is not None else True,
+            "server_hostname": name,
+            "proxy": credentials.proxy,
+        }
+
+
+async def _refused_upgrade(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Raise ApiError when the answer to an upgrade is another than yes.
+
+    The library's own error does not have the body, which says why; and it would follow a redirect,
+    with the token.
+    """
+    response = await handler(request)
+    if "Upgrade" not in request.headers or response.status == 101:
+        return response
+    async with response:
+        body = await response.content.read(_MAX_REFUSAL_BYTES)
+    raise ApiError(_refusal(response.status, body), status=response.status)
+
+
+def _refusal(status: int, body: bytes) -> str:
+    try:
+        said = STATUS.decode(body)
+    except UNREADABLE:  # the kubelet answers in plain text, a proxy in HTML
+        said = Status()
+    text = said.message or body[:200].decode(errors="replace")
+    return f"the API server answered {status}: {' '.join(text.split()) or 'no message'}"
 
 
 def transport_stop(error: aiohttp.ClientError | OSError, credentials: Credentials) -> Stop:

@@ -1,0 +1,1 @@
+"""Connections to pods through the API server, by port-forwarding."""
