@@ -4,6 +4,7 @@ Whatever comes in, no exception goes out: a message is answered, refused with a 
 when even that could do harm (an answer to an answer would go round for ever).
 """
 
+import functools
 import logging
 
 import dns.edns
@@ -82,24 +83,28 @@ def _fill(response: dns.message.Message, question: dns.rrset.RRset, zone: Zone) 
     response.set_rcode(dns.rcode.from_text(answer.rcode))
     if answer.rcode != "REFUSED":
         response.flags |= dns.flags.AA
-    for section, records in (
-        (response.answer, answer.answers),
-        (response.authority, answer.authority),
-        (response.additional, answer.additional),
-    ):
-        for record in records:
-            _add(response, section, record, question.name)
+    response.answer = _rrsets(answer.answers, question.name)
+    response.authority = _rrsets(answer.authority, question.name)
+    response.additional = _rrsets(answer.additional, question.name)
 
 
-def _add(
-    response: dns.message.Message,
-    section: list[dns.rrset.RRset],
-    record: Record,
-    asked: dns.name.Name,
-) -> None:
-    name = dns.name.from_text(record.name)
-    # In the letters that were asked with: some resolvers check them (draft-vixie-dnsext-dns0x20).
-    name = asked if name == asked else name
-    kind = dns.rdatatype.from_text(record.type)
-    rdata = dns.rdata.from_text(dns.rdataclass.IN, kind, record.data)
-    response.find_rrset(section, name, dns.rdataclass.IN, kind, create=True).add(rdata, TTL_S)
+def _rrsets(records: tuple[Record, ...], asked: dns.name.Name) -> list[dns.rrset.RRset]:
+    """The records of one name and type belong together (RFC 2181, section 5)."""
+    found: dict[tuple[str, str], list[dns.rdata.Rdata]] = {}
+    for record in records:
+        found.setdefault((record.name, record.type), []).append(_rdata(record.type, record.data))
+    return [
+        dns.rrset.from_rdata_list(_owner(name, asked), TTL_S, rdatas)
+        for (name, _), rdatas in found.items()
+    ]
+
+
+def _owner(text: str, asked: dns.name.Name) -> dns.name.Name:
+    """As it was asked for, letter by letter: some resolvers check (draft-vixie-dnsext-dns0x20)."""
+    name = dns.name.from_text(text)
+    return asked if name == asked else name
+
+
+@functools.lru_cache(maxsize=4096)
+def _rdata(kind: str, data: str) -> dns.rdata.Rdata:
+    return dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.from_text(kind), data)
