@@ -135,8 +135,8 @@ class PortForwardSession:
                 yield GoingAway()
             case spdy.SynStream(stream):
                 yield Answer(spdy.rst_stream(stream, spdy.REFUSED_STREAM))
-            case spdy.Ignored():
-                pass
+            case _:
+                pass  # of no meaning here
 
     def _pair_of(self, stream: int) -> _Pair | None:
         return self._pairs.get(stream) or self._pairs.get(stream - 2)
