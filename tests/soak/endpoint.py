@@ -119,11 +119,12 @@ class Endpoint:
             try:
                 await session.serve()
             except* BrokenStreamError as faults:
-                self._tally.broken.append(f"at an endpoint: {faults.exceptions[0]}")
+                moment_s = time.monotonic()
+                self._tally.broken.append(f"at an endpoint, {moment_s:.3f}: {_first(faults)}")
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             except* (OSError, EndedEarlyError) as faults:
                 if session.is_busy:
-                    reason = repr(faults.exceptions[0])
+                    reason = repr(_first(faults))
                     self._tally.cut.append((reason, began_s, time.monotonic()))
         self._tally.live -= 1
 
@@ -139,6 +140,13 @@ class Endpoint:
                 seed, size = found
                 self._tally.received += size
                 self._datagrams.sendto(datagram(seed + RESPONSE, size), client)
+
+
+def _first(fault: BaseException) -> BaseException:
+    """The first in a group of faults, as both directions of an exchange have their own."""
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    return fault
 
 
 class _Session:

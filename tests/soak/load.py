@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.soak.child import obey, run
-from tests.soak.client import PATIENCE_S, VISITS
+from tests.soak.client import VISITS
 from tests.soak.stream import BrokenStreamError, EndedEarlyError
 from tests.soak.tally import Failure, Tally
 from tests.soak.wire import PORT
@@ -24,6 +24,9 @@ _THINK_S = 0.05
 # So that a Service that fails at once is not asked a thousand times a second.
 _AFTER_FAILURE_S = 0.2
 _POLL_S = 0.02
+# Until a new Service is served. The agent's pauses between tries grow to half a minute while the API
+# server keeps failing.
+_SERVED_S = 180.0
 
 
 class Crews:
@@ -104,7 +107,7 @@ def _reason(fault: BaseException) -> str:
 
 async def is_served(vip: str, *, wanted: bool) -> bool:
     """Wait until a Service takes clients, or refuses them; False when that does not come."""
-    end_s = time.monotonic() + PATIENCE_S
+    end_s = time.monotonic() + _SERVED_S
     while time.monotonic() < end_s:
         found = False
         with contextlib.suppress(ConnectionRefusedError, ConnectionResetError):

@@ -9,6 +9,8 @@ import random
 PATTERN_BYTES = 1_048_573
 # Twice, so that any piece of up to the block's size is in one part.
 _PATTERN = random.Random(1).randbytes(PATTERN_BYTES) * 2
+# Bytes that occur nowhere else in it, as good as surely.
+_ENOUGH = 16
 _VIEW = memoryview(_PATTERN)
 
 
@@ -21,6 +23,20 @@ def piece(seed: int, offset: int, size: int) -> memoryview:
 def matches(seed: int, offset: int, data: memoryview) -> bool:
     """Whether this is what stream `seed` has at `offset`."""
     return _PATTERN.startswith(data, _start(seed, offset))
+
+
+def difference(seed: int, offset: int, data: memoryview) -> str:
+    """Say from where on this is not what stream `seed` has at `offset`, and what it is instead."""
+    # Halving: the longest part from the beginning that matches.
+    good, bad = 0, len(data)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if matches(seed, offset, data[:middle]) else (good, middle)
+    text = f"from byte {offset + good} on, of {len(data)} read at {offset}: "
+    found = _PATTERN.find(data[good : good + _ENOUGH])
+    if len(data) - good < _ENOUGH or found < 0:
+        return text + "bytes of no stream"
+    return text + f"bytes of this stream {(found - _start(seed, offset + good)) % PATTERN_BYTES} on"
 
 
 def _start(seed: int, offset: int) -> int:

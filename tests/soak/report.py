@@ -23,6 +23,8 @@ def report(plan: Plan, evidence: Evidence) -> str:
         *(f"  {violation}" for violation in violations),
     ]
     if violations:
+        killed = ", ".join(f"{kill.told_s:.1f}" for kill in evidence.kills)
+        parts.append(f"workers were killed at {killed or 'no time'} (monotonic clock)")
         parts += ["the agent's log ends:", *evidence.log[-20:]]
         parts.append(f"again: python -m tests.soak --seed {plan.seed} --minutes {plan.minutes:g}")
     return "\n".join(["", *parts])

@@ -9,7 +9,7 @@ import random
 import socket
 from typing import NamedTuple
 
-from tests.soak.pattern import PATTERN_BYTES, matches, piece
+from tests.soak.pattern import PATTERN_BYTES, difference, matches, piece
 
 KIB, MIB = 1024, 1024 * 1024
 # Shorter streams go in one piece.
@@ -79,7 +79,7 @@ class Reader:
             if not got:
                 raise EndedEarlyError(f"after {offset} of {size} bytes")
             if not matches(seed, offset, self._buffer[:got]):
-                raise BrokenStreamError(f"between byte {offset} and {offset + got} of {size}")
+                raise BrokenStreamError(difference(seed, offset, self._buffer[:got]))
             offset += got
             await _pause(pace, rng, size)
 
@@ -89,12 +89,14 @@ class Reader:
             raise BrokenStreamError("more came than was sent")
 
     async def expect_reset(self) -> None:
-        """Wait for a reset. Raises BrokenStreamError when there is an orderly end, or more."""
+        """Wait for a reset. Raises EndedEarlyError at an orderly end, BrokenStreamError at more."""
         try:
             more = await asyncio.get_running_loop().sock_recv(self._sock, 1)
         except ConnectionResetError:
             return
-        raise BrokenStreamError("more came than was sent" if more else "an end instead of a reset")
+        if more:
+            raise BrokenStreamError("more came than was sent")
+        raise EndedEarlyError("an end instead of a reset")
 
 
 async def send(sock: socket.socket, seed: int, size: int, rng: random.Random) -> None:
