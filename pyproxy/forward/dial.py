@@ -40,6 +40,9 @@ class Attempt(Watcher, Protocol):
     def on_attempt_failed(self, result: "ConnectResult") -> None:
         """Go on without: no event will tell."""
 
+    def on_endpoint_lost(self) -> None:
+        """Take it for a reset of the endpoint, where no event can tell it from an end."""
+
 
 class Dialler(Protocol):
     """Starts connect attempts. node: what the rules see of this node."""

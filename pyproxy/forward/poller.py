@@ -14,6 +14,7 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
+from pyproxy.aio.direct_loop import DirectLoop, Events
 from pyproxy.forward.burst import Burst
 
 log = logging.getLogger(__name__)
@@ -23,9 +24,10 @@ OUT = select.EPOLLOUT
 ERROR = select.EPOLLERR
 HANGUP = select.EPOLLHUP
 PEER_ENDED = select.EPOLLRDHUP
+URGENT = select.EPOLLPRI
 READABLE = IN | PEER_ENDED | HANGUP | ERROR
 # Edge-triggered. Of a connection one wants to know everything.
-CONNECTION = IN | OUT | PEER_ENDED | select.EPOLLET
+CONNECTION = IN | OUT | PEER_ENDED | URGENT | select.EPOLLET
 # A datagram that finds no room is lost, so nobody waits for room. To be told of it would cost an
 # event for each datagram sent: the kernel says so whenever one has left (sock_def_write_space).
 DATAGRAMS = IN | select.EPOLLET
@@ -66,13 +68,17 @@ class Poller:
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
         self.loop = loop
         self.clock = clock
-        self._epoll = select.epoll()
         self._watchers: dict[int, Watcher] = {}
         self._resumed: list[Watcher] = []
         self._closing: list[Closable] = []
         self._is_dispatching = False
         self._faults = Burst(clock)
-        loop.add_reader(self._epoll.fileno(), self._on_readable)
+        if isinstance(loop, DirectLoop):
+            self._epoll = loop.epoll
+            loop.set_dispatch(self._dispatch)
+        else:
+            self._epoll = select.epoll()
+            loop.add_reader(self._epoll.fileno(), self._on_readable)
 
     @property
     def watched(self) -> int:
@@ -115,18 +121,26 @@ class Poller:
 
     def shut_down(self) -> None:
         """Close the epoll. Every watched socket must have been closed."""
-        if not self._epoll.closed:
+        if isinstance(self.loop, DirectLoop):
+            self.loop.set_dispatch(None)
+        elif not self._epoll.closed:
             self.loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
         self._resumed.clear()
 
     def _on_readable(self) -> None:
+        self._dispatch(self._epoll.poll(0, _MAX_EVENTS))
+
+    def _dispatch(self, ready: Events) -> Events:
+        """Hand out events; return those of descriptors that nobody here watches."""
         watchers = self._watchers
+        others: Events = []
         self._is_dispatching = True
         try:
-            for fd, events in self._epoll.poll(0, _MAX_EVENTS):
+            for fd, events in ready:
                 watcher = watchers.get(fd)
                 if watcher is None:
+                    others.append((fd, events))
                     continue
                 try:
                     watcher.on_events(fd, events)
@@ -136,6 +150,7 @@ class Poller:
             self._is_dispatching = False
             if self._closing:
                 self._close_dead()
+        return others
 
     def _on_resumable(self) -> None:
         resumed, self._resumed = self._resumed, []

@@ -21,7 +21,7 @@ from pyproxy.core.lifetime import overdue
 from pyproxy.core.loops import leads_back
 from pyproxy.core.proxy_protocol import header
 from pyproxy.forward.dial import result_of
-from pyproxy.forward.poller import ERROR, HANGUP, OUT, PEER_ENDED, READABLE
+from pyproxy.forward.poller import ERROR, HANGUP, OUT, PEER_ENDED, READABLE, URGENT
 from pyproxy.forward.relay import Direction, Outcome
 from pyproxy.forward.served import note_failure
 from pyproxy.forward.sockets import EXHAUSTED, RawSocket, probe_when_silent, reset_on_close
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FAILED = ERROR | HANGUP
+# A read that is shorter than asked for stopped at the mark of urgent data, or before a reset.
+_READS_ON = _FAILED | URGENT
 
 
 class Connection:
@@ -119,6 +121,10 @@ class Connection:
     def on_resume(self) -> None:
         """Nothing is left off while it dials."""
 
+    def on_endpoint_lost(self) -> None:
+        """Reset the client as well."""
+        self._close("endpoint_reset", reset=True)
+
     def on_fault(self) -> None:
         """Close after an unexpected exception."""
         self._close("error", reset=True)
@@ -129,8 +135,9 @@ class Connection:
         Four system calls that most connections never need. The client's side has it from its
         listener.
         """
-        if self._upstream is not None:
-            probe_when_silent(self._upstream, self._shared.settings)
+        upstream = self._upstream
+        if upstream is not None and upstream.family != socket.AF_UNIX:  # a tunnel has its own
+            probe_when_silent(upstream, self._shared.settings)
 
     def cut(self, reason: "CloseReason") -> None:
         """Reset both sides."""
@@ -282,7 +289,7 @@ class Connection:
         """Handle an event of the socket that `outward` reads and `inward` writes."""
         if events & PEER_ENDED:
             outward.source_ended = True
-        if events & _FAILED:
+        if events & _READS_ON:
             outward.reads_on = True
         if events & OUT and inward.has_pending and not inward.is_waiting:
             self._pump(inward)

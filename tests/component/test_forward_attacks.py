@@ -31,6 +31,7 @@ from tests.support.backends import (
     echo,
     frontend_of,
     new_address,
+    read_all,
     receive,
     reset,
     rig,
@@ -193,7 +194,19 @@ async def test_clients_that_read_nothing_hold_a_bounded_share_of_memory_each() -
         await until(lambda: descriptors() <= before + 2 * 32)  # idle pipes are kept
 
 
-@pytest.mark.xfail(reason="no event tells that reads stop at urgent data (EPOLLPRI)", strict=False)
+async def test_what_follows_urgent_data_is_not_lost_with_the_end() -> None:
+    vip = new_address()
+    async with tcp_backend(new_address(), answer_at_end) as endpoint, rig() as it:
+        it.serve(frontend_of(vip, backend_of([endpoint])))
+        for _ in range(20):
+            with waiting_client(vip) as client:
+                client.send(b"before")
+                client.send(b"!", socket.MSG_OOB)
+                client.send(b"after")
+                client.shutdown(socket.SHUT_WR)
+                assert (await read_all(client)).replace(b"!", b"") == b"beforeafter"[::-1]
+
+
 async def test_urgent_data_does_not_hold_up_what_follows_it() -> None:
     """A read ends before an urgent byte (tcp(7)), and yet there is more to read."""
     vip = new_address()
