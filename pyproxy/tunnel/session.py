@@ -121,7 +121,12 @@ class Session:
         assert self._websocket is not None
         assert self._heartbeat is not None
         self._heartbeat.sent(len(data))
-        await self._websocket.send(data)
+        try:
+            await self._websocket.send(data)
+        except TunnelError as error:  # who sends may learn of it before who reads
+            self._lost = error
+            self.end()
+            raise
 
     def payload(self, number: int, data: bytes, *, is_last: bool = False) -> bytes:
         """Return the frame that carries bytes of a connection."""

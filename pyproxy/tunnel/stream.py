@@ -45,6 +45,8 @@ class StreamChannel:
         self._room = asyncio.Event()
         self._over = asyncio.Event()
         self._pod_has_ended = False
+        self._client_has_ended = False
+        self._deadline: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._lost: TunnelError | None = None
 
@@ -70,6 +72,7 @@ class StreamChannel:
         """Note the pod's FIN."""
         self._pod_has_ended = True
         self._readable.set()
+        self._expect_over()
 
     def on_over(self, lost: TunnelError | None) -> None:
         """Note the end of both directions; lost: why, when it was not in order."""
@@ -98,7 +101,9 @@ class StreamChannel:
     async def finish(self) -> None:
         """See Channel: a real FIN, and the other direction goes on."""
         if not self._over.is_set():
+            self._client_has_ended = True
             await self._session.send(self._session.payload(self._number, b"", is_last=True))
+            self._expect_over()
 
     async def receive(self) -> bytes:
         """See Channel."""
@@ -129,11 +134,22 @@ class StreamChannel:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._room.set()  # the session must not wait for us
         try:
             await self._session.drop(self._number)
         finally:
             self._session.left()
+
+    def _expect_over(self) -> None:
+        """Wait for the server's word that all is over, once both ends are told, but not for ever.
+
+        Without it `close` resets the connection.
+        """
+        if self._pod_has_ended and self._client_has_ended and self._deadline is None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(self._settings.close_timeout_s, self.on_over, None)
 
     async def _verdict(self) -> bytes:
         """Wait a moment whether the pod's FIN turns out to be a failure. Raises TunnelError.

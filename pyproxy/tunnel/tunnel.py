@@ -40,6 +40,7 @@ class Tunnel:
         self._proven = proven
         self._first = first
         self._pod_spoke_last = first is not None
+        self._pod_has_ended = False
         self._pod_moved = asyncio.Event()
         self._is_delivering = False
 
@@ -55,7 +56,8 @@ class Tunnel:
         sock: a connected, non-blocking AF_UNIX stream socket; it is owned from now on. EOF on it is
         the client's FIN; the pod's FIN is a shutdown of it. When the tunnel is cut, `lost` is set
         and `on_lost` called before the socket is closed: a Unix socket can pass on a reset only
-        when it is closed with unread bytes in it, and otherwise the other end sees a FIN.
+        when it is closed with unread bytes in it, and otherwise the other end sees a FIN. A task
+        that is cancelled before it has begun runs nothing of this: close both then.
         """
         try:
             with sock:
@@ -108,6 +110,7 @@ class Tunnel:
             self._is_delivering = False
             self._pod_moved.set()
             data = await self._channel.receive()
+        self._pod_has_ended = True
         sock.shutdown(socket.SHUT_WR)
 
     async def _upload(self, sock: socket.socket) -> None:
@@ -116,9 +119,10 @@ class Tunnel:
             self._pod_spoke_last = False
             self.sent_bytes += len(data)
             await self._channel.send(data)
-        if _is_closed(sock):
-            raise ConnectionResetError("closed in both directions")
-        await self._linger()
+        if not self._pod_has_ended:
+            if _is_closed(sock):
+                raise ConnectionResetError("closed in both directions")
+            await self._linger()
         await self._channel.finish()
 
     async def _linger(self) -> None:

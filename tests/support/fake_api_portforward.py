@@ -40,8 +40,9 @@ class PortForwardFaults:
 
     prelude: of v4. error_text: said, and the pod never connected to, when it is not None.
     cut_after_bytes: of the pod's; then the TCP connection is reset.
-    refuse: this status for the upgrade. refuse_protocols: as a kubelet does, in plain text.
-    closes_data_first: as containerd does when it fails.
+    refuse: this status for the upgrade. never_accepts: the websocket is open, and nothing comes.
+    garbage: sent first. protocols: those that are spoken.
+    closes_data_first: as containerd does when it fails. dials_once: the pod, when this is set.
     """
 
     prelude: Literal["right", "wrong port", "missing", "split"] = "right"
@@ -51,9 +52,9 @@ class PortForwardFaults:
     negotiates_nothing: bool = False
     never_answers: bool = False
     never_accepts: bool = False
-    is_deaf: bool = False
     garbage: bytes = b""
     closes_data_first: bool = False
+    dials_once: asyncio.Event | None = None
     protocols: set[str] = field(default_factory=lambda: {V4_PROTOCOL, TUNNEL_PROTOCOL})
 
 
@@ -72,6 +73,13 @@ class FakePortForward:
         self.websockets = 0
         self.live = 0
         self.bell = Bell()
+        self._requests: list[web.Request] = []
+
+    def freeze(self) -> None:
+        """Read nothing more from the websockets that are open: no ping is answered."""
+        for request in self._requests:
+            assert request.transport is not None
+            request.transport.pause_reading()
 
     def routes(self, check: Callable[[str], None]) -> list[web.RouteDef]:
         """Return what serves the paths. check: raises ApiStatus for a wrong Authorization header.
@@ -129,17 +137,21 @@ class FakePortForward:
         ws = web.WebSocketResponse(protocols=negotiated, max_msg_size=1 << 25, compress=False)
         await ws.prepare(request)
         self.websockets += 1
+        self._requests.append(request)
         try:
             speaker = _V4(self, pod, request, ws) if known[0] == V4_PROTOCOL else None
             await (speaker or _Spdy(self, pod, request, ws)).serve()
         finally:
             self.websockets -= 1
+            self._requests.remove(request)
             self.bell.ring()
         return ws
 
     @contextlib.asynccontextmanager
     async def connected(self, pod: str, port: int) -> AsyncIterator[socket.socket]:
         """Connect to a pod's port. Raises OSError."""
+        if self.faults.dials_once is not None:
+            await self.faults.dials_once.wait()
         text = self.faults.error_text
         if text is not None:
             raise OSError(text)
@@ -214,6 +226,8 @@ class _V4(_Speaker):
 
     async def _begin(self, port: int) -> None:
         faults = self.fake.faults
+        if faults.never_accepts:
+            await asyncio.Event().wait()
         prelude = (port + (faults.prelude == "wrong port")).to_bytes(2, "little")
         if faults.garbage:
             await self.ws.send_bytes(faults.garbage)
@@ -235,8 +249,6 @@ class _V4(_Speaker):
         async for message in self.ws:
             if message.type is not aiohttp.WSMsgType.BINARY:
                 break
-            if self.fake.faults.is_deaf:
-                await asyncio.Event().wait()
             if message.data[0] == 0:
                 await asyncio.get_running_loop().sock_sendall(sock, message.data[1:])
 
@@ -278,8 +290,6 @@ class _Spdy(_Speaker):
             async for message in self.ws:
                 if message.type is not aiohttp.WSMsgType.BINARY:
                     break
-                if self.fake.faults.is_deaf:
-                    await asyncio.Event().wait()
                 for frame in self._reader.receive(message.data):
                     await self._take(frame, tasks)
             for pair in self._by_stream.values():

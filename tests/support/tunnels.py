@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from pyproxy.core.apiservers import ApiServers
 from pyproxy.core.portforward import V4_PROTOCOL
 from pyproxy.source.client import ApiClient
@@ -29,7 +31,7 @@ class TunnelRig:
     """A fake API server, and tunnels through it. lost: why tunnels were cut, so far."""
 
     def __init__(
-        self, api: FakeApiServer, tunnels: PodTunnels, tasks: asyncio.TaskGroup, settle_s: float
+        self, api: FakeApiServer, tunnels: PodTunnels, tasks: asyncio.TaskGroup, token_file: Path
     ) -> None:
         self.api = api
         self.fake = api.portforward
@@ -37,7 +39,7 @@ class TunnelRig:
         self.lost: list[TunnelError] = []
         self.running = 0
         self._tasks = tasks
-        self._settle_s = settle_s
+        self._token_file = token_file
 
     async def connect(
         self, pod: str, port: int, on_lost: Callable[[TunnelError], None] | None = None
@@ -68,33 +70,38 @@ class TunnelRig:
             with await self.connect("web", 80) as client:
                 yield client
 
+    def settle(self, settle_s: float) -> None:
+        """Wait so long for a refusal, from now on."""
+        self.tunnels._settings = msgspec.structs.replace(self.tunnels._settings, settle_s=settle_s)
+
+    def renew_token(self, token: str) -> None:
+        """Let the server take this token only; the client finds it in its file."""
+        self.api.token = token
+        self._token_file.write_text(token)
+
     async def all_ended(self) -> None:
         """Wait until no tunnel runs."""
         await until(lambda: self.running == 0)
 
 
 @contextlib.asynccontextmanager
-async def api_client(api: FakeApiServer, token: str = "") -> AsyncIterator[ApiClient]:
-    """A client of a fake API server."""
-    with tempfile.TemporaryDirectory() as directory:
-        user = {"tokenFile": f"{directory}/token"} if token else None
-        (Path(directory) / "token").write_text(token)
-        kubeconfig = write_kubeconfig(Path(directory) / "config", api.url, user=user)
-        credentials = CredentialSettings(kubeconfig=str(kubeconfig), token_refresh_s=1000.0)
-        async with ApiClient(credentials, ApiServers(), connect_timeout_s=10.0) as client:
-            yield client
-
-
-@contextlib.asynccontextmanager
-async def tunnel_rig(transport: Transport = "spdy", **settings: Any) -> AsyncIterator[TunnelRig]:
+async def tunnel_rig(
+    transport: Transport = "spdy", token: str = "", **settings: Any
+) -> AsyncIterator[TunnelRig]:
     """A rig whose server speaks this transport; everything has ended when it is left."""
-    values = PATIENT | settings
-    async with FakeApiServer() as api:
-        if transport == "v4":
-            api.portforward.faults.protocols = {V4_PROTOCOL}
-        async with (
-            api_client(api) as client,
-            PodTunnels(client, TunnelSettings(**values)) as tunnels,
-            asyncio.TaskGroup() as tasks,
-        ):
-            yield TunnelRig(api, tunnels, tasks, values.get("settle_s", 0.0))
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        async with FakeApiServer(token=token or None) as api:
+            if transport == "v4":
+                api.portforward.faults.protocols = {V4_PROTOCOL}
+            token_file = directory / "token"
+            token_file.write_text(token)
+            user = {"tokenFile": str(token_file)} if token else None
+            kubeconfig = write_kubeconfig(directory / "config", api.url, user=user)
+            credentials = CredentialSettings(kubeconfig=str(kubeconfig), token_refresh_s=1000.0)
+            async with (
+                ApiClient(credentials, ApiServers(), connect_timeout_s=10.0) as client,
+                PodTunnels(client, TunnelSettings(**(PATIENT | settings))) as tunnels,
+                asyncio.TaskGroup() as tasks,
+            ):
+                yield TunnelRig(api, tunnels, tasks, token_file)
