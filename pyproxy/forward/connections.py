@@ -105,8 +105,9 @@ class Connections:
         served = listener.served
         counters = served.counters
         counters.opened += 1
-        refusal = self._refusal(served)
-        if refusal is not None:
+        if (listener.max_connections is not None or self.admission.is_short()) and (
+            refusal := self._refusal(served)
+        ) is not None:
             counters.closed[refusal] += 1
             reset_on_close(client)
             client.close()

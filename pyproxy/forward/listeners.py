@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyproxy.forward.connections import Connections
 from pyproxy.forward.limits import Admission
-from pyproxy.forward.poller import Poller
+from pyproxy.forward.poller import LISTENER, Poller
 from pyproxy.forward.sockets import EXHAUSTED, RawSocket, accept, listen_tcp
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class TcpListener:
     """One listening socket. It *is* the answer to which frontend a client asked for.
 
     frontend: its newest state. served: what the connections of its Service port share.
+    max_connections: of its Service, or None.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class TcpListener:
         self._connections = connections
         self._admission = admission
         self._is_open = True
+        self._is_muted = False
+        self._batch = 1  # how many clients are taken at an event: more while more are waiting
         self.serve(frontend)
 
     def __str__(self) -> str:
@@ -60,15 +63,23 @@ class TcpListener:
         """Send new clients by this state of the frontend; the socket is not touched."""
         self.frontend = frontend
         self.served = self._connections.served(frontend.backend)
+        self.max_connections = frontend.backend.options.max_connections
 
     def on_events(self, fd: int, events: int) -> None:  # noqa: ARG002  # only clients can be reported
-        """Accept the clients that wait."""
-        self.on_resume()
+        """Accept clients that wait; when there are more, the next event tells."""
+        for _ in range(self._batch):
+            if not self._accept_one():
+                self._batch = 1
+                return
+        self._batch = min(2 * self._batch, _ACCEPTS_IN_A_TURN)
 
     def on_resume(self) -> None:
-        """Accept one turn's worth of clients, and go on later when there may be more."""
+        """Accept all that wait, a turn's worth at a time: it may be another one's turn then."""
         if not self._is_open:
             return
+        if self._is_muted:
+            self._is_muted = False
+            self._connections.poller.unmute(self._sock.fileno(), LISTENER)
         for _ in range(_ACCEPTS_IN_A_TURN):
             if not self._accept_one():
                 return
@@ -93,7 +104,7 @@ class TcpListener:
     def _accept_one(self) -> bool:
         """Return whether there may be another client to accept."""
         if not self._admission.may_accept():
-            self._admission.park(self)
+            self._park()
             return False
         try:
             client, address = accept(self._sock)
@@ -103,13 +114,20 @@ class TcpListener:
         except OSError as error:
             if error.errno in EXHAUSTED:
                 self._admission.exhausted(error, f"accept on {self.frontend}")
-                self._admission.park(self)
+                self._park()
                 return False
             if error.errno not in _CLIENT_GONE:
                 raise
             return True
         self._connections.open(self, client, address)
         return True
+
+    def _park(self) -> None:
+        """Take no clients until the admission says so; events would come without end."""
+        self._admission.park(self)
+        if self._is_open and not self._is_muted:
+            self._is_muted = True
+            self._connections.poller.mute(self._sock.fileno())
 
 
 class TcpListeners:
@@ -145,7 +163,7 @@ class TcpListeners:
         sock = listen_tcp(frontend.address, frontend.port, self._settings)
         listener = TcpListener(frontend, sock, self._connections, self._admission)
         self._listeners[frontend.key] = listener
-        self._poller.watch(sock.fileno(), listener)
+        self._poller.watch(sock.fileno(), listener, LISTENER)
 
     def judge_by(self, state: "Frontend") -> None:
         """Judge the clients of a frontend by this state from now on, if it is listened on."""

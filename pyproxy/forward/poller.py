@@ -28,6 +28,9 @@ URGENT = select.EPOLLPRI
 READABLE = IN | PEER_ENDED | HANGUP | ERROR
 # Edge-triggered. Of a connection one wants to know everything.
 CONNECTION = IN | OUT | PEER_ENDED | URGENT | select.EPOLLET
+# Level-triggered: told again as long as a client waits, so that nobody has to accept until there is
+# none, which costs a call and an exception.
+LISTENER = IN
 # A datagram that finds no room is lost, so nobody waits for room. To be told of it would cost an
 # event for each datagram sent: the kernel says so whenever one has left (sock_def_write_space).
 DATAGRAMS = IN | select.EPOLLET
@@ -89,6 +92,14 @@ class Poller:
         """Report the events of a descriptor from now on, and what it is ready for already."""
         self._epoll.register(fd, events)
         self._watchers[fd] = watcher
+
+    def mute(self, fd: int) -> None:
+        """Report nothing of a descriptor until it is unmuted: nobody would act on it."""
+        self._epoll.modify(fd, 0)
+
+    def unmute(self, fd: int, events: int) -> None:
+        """Report its events again."""
+        self._epoll.modify(fd, events)
 
     def hand_over(self, fd: int, watcher: Watcher) -> None:
         """Report the events of a watched descriptor to another watcher from now on."""

@@ -189,7 +189,8 @@ class Connection:
             if endpoint is None:
                 break
             self._endpoint = endpoint
-            if leads_back(endpoint, frontend, shared.frontends):
+            key = endpoint.address, endpoint.port, frontend.protocol
+            if key in shared.frontends and leads_back(endpoint, frontend, shared.frontends):
                 self._give_up_endpoint("loop")
                 continue
             try:
