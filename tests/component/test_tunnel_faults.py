@@ -327,6 +327,9 @@ async def test_live_connections_have_sessions_of_their_own_up_to_the_bound() -> 
 async def test_nothing_is_left_of_tunnels_however_they_end(rig: TunnelRig) -> None:
     async with rig.to(echo) as client:
         await asyncio.get_running_loop().sock_sendall(client, b"x")
+    rig.fake.faults.refuse = 500  # its connection is kept for a while
+    await open_fails(rig)
+    rig.fake.faults.refuse = None
     await rig.all_ended()
     await until(lambda: rig.fake.websockets == 0)
     before, tasks = descriptors(), len(asyncio.all_tasks())
