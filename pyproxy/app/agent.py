@@ -7,7 +7,6 @@ connections until the drain time is over, then the rest.
 import asyncio
 import logging
 import random
-import resource
 import time
 from collections.abc import Coroutine
 from datetime import timedelta
@@ -17,6 +16,8 @@ from typing import Any, Literal
 import msgspec
 
 from pyproxy.app import config_file
+from pyproxy.app.descriptors import raise_descriptor_limit
+from pyproxy.app.faults import cause_of
 from pyproxy.app.forwarding import Forwarding, InProcess
 from pyproxy.app.loops import loop_factory
 from pyproxy.app.pipeline import Pipeline
@@ -28,7 +29,6 @@ from pyproxy.config.own import Steering as SteeringConfig
 from pyproxy.core.balancer import Balancer
 from pyproxy.core.health import ProxyHealth
 from pyproxy.core.store import Store
-from pyproxy.errors import PyproxyError
 from pyproxy.forward.forwarder import Forwarder
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.source import FIRST_PORT, LAST_PORT
@@ -121,7 +121,7 @@ class Agent:
 
     async def run(self, stop: Stop) -> None:
         """Serve until asked to stop, then drain. Raises PyproxyError when it cannot go on."""
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         try:
             async with asyncio.TaskGroup() as group:
                 ports = _start(group, self._http_ports())
@@ -135,7 +135,7 @@ class Agent:
                 for task in (*ports, *workers):
                     task.cancel()
         except BaseExceptionGroup as faults:
-            raise _cause(faults) from faults
+            raise cause_of(faults) from faults
         finally:
             self._forwarder.close()
             self._nft.close()
@@ -276,22 +276,6 @@ async def _forever(name: str, task: Coroutine[Any, Any, None]) -> None:
     """Await a task that must not end: when one does, the process is no longer whole."""
     await task
     raise RuntimeError(f"{name} has finished unexpectedly")
-
-
-def _cause(faults: BaseException) -> BaseException:
-    """The first error of ours in a group of them, for a person to read; else the group."""
-    found: BaseException | None = faults
-    if isinstance(faults, BaseExceptionGroup):
-        found = faults.subgroup(PyproxyError)
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found or faults
-
-
-def _raise_descriptor_limit() -> None:
-    """Allow as many descriptors as the system does: each connection takes two."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run(settings: AgentSettings, loop: str) -> bool:

@@ -4,26 +4,30 @@ The watcher, the decisions and the forwarder are those of a node. Between source
 the projection, which gives each Service its place on the loopback network.
 """
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from pyproxy.config import ProxyConfig
 from pyproxy.core.balancer import Balancer
 from pyproxy.core.local_projection import Projection, projected
 from pyproxy.core.local_service import LocalService
+from pyproxy.core.loopback import Placements, Socket
 from pyproxy.core.store import Store
+from pyproxy.forward.binding import NOT_TO_BE_HAD
 from pyproxy.forward.forwarder import Forwarder
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.metrics import Metrics
 from pyproxy.model.endpoint import EndpointSlice
 from pyproxy.model.events import Applied, Deleted, Event, Listed, Object, ObjectKey, key_of
 from pyproxy.model.service import Service, ServiceName
-from pyproxy.model.table import FrontendKey
 
 if TYPE_CHECKING:
-    from pyproxy.core.loopback import Placements
     from pyproxy.forward.dial import Dialler
     from pyproxy.forward.poller import Poller
+    from pyproxy.model.table import FrontendKey
+
+log = logging.getLogger(__name__)
 
 _WATCHED = ("services", "endpointslices")
 
@@ -60,8 +64,10 @@ class LocalCluster:
         return not self._missing
 
     def apply(self, event: Event) -> None:
-        """Take in an event of the source."""
-        objects = self._objects[event.resource]
+        """Take in an event of the source. What it says of nodes is of no use here."""
+        objects = self._objects.get(event.resource)
+        if objects is None:
+            return
         match event:
             case Listed(values=values):
                 self._missing.discard(event.resource)
@@ -87,16 +93,32 @@ class LocalCluster:
             if isinstance(service, Service)
         ]
 
-    def serve(self, services: Iterable[LocalService], placements: "Placements") -> None:
+    def ready_endpoints(self) -> Iterator[tuple[str, int]]:
+        """Yield address and port of a ready TCP endpoint of each slice that has one."""
+        for value in self._objects["endpointslices"].values():
+            if isinstance(value, EndpointSlice) and value.address_type != "FQDN":
+                ready = next((e.address for e in value.endpoints if e.ready), None)
+                port = next((p.port for p in value.ports if p.protocol == "TCP"), None)
+                if ready is not None and port is not None:
+                    yield ready, port
+
+    def serve(self, services: Iterable[LocalService], placements: Placements) -> None:
         """Forward what has a place."""
         touched: set[FrontendKey] = set()
         for event in self._projection.changes(projected(services, placements)):
-            touched.update(self._store.apply(event).frontends)
+            changes = self._store.apply(event)
+            touched.update(changes.frontends)
+            for note in changes.notes:
+                log.warning("%s", note.text)
         self._forwarder.update(self._store.table(), touched)
 
-    def bind_faults(self) -> dict[FrontendKey, str]:
-        """Why each place that should be listened on is not."""
-        return dict(self._forwarder.bind_faults())
+    def taken(self) -> dict[Socket, str]:
+        """The places that are not to be had, with the reason. Others may be."""
+        return {
+            Socket(*key): reason
+            for key, reason in self._forwarder.bind_faults().items()
+            if reason in NOT_TO_BE_HAD
+        }
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new clients; wait for the live connections."""

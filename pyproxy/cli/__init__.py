@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from pyproxy import __version__
-from pyproxy.cli import check, cleanup, config, demo, explain
+from pyproxy.cli import check, cleanup, config, demo, explain, local
 from pyproxy.cli import run as run_command
 from pyproxy.errors import ConfigError, PyproxyError
 
@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"pyproxy {__version__}")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (run_command, explain, demo, check, config, cleanup):
+    for command in (run_command, local, explain, demo, check, config, cleanup):
         command.register(commands)
     return root
 

@@ -92,7 +92,9 @@ _HOST_PORT = re.compile(
 )
 
 
-def _host_port(default_port: int) -> "Callable[[str], HostPort | None]":
+def host_port(default_port: int) -> "Callable[[str], HostPort | None]":
+    """Return what reads ADDRESS:PORT, or an address alone; "" is None. It raises ValueError."""
+
     def read(text: str) -> "HostPort | None":
         from pyproxy.config import HostPort
         from pyproxy.model.addresses import parse_address
@@ -264,14 +266,14 @@ PROCESS = (
         "metrics-bind-address",
         ("kube_proxy.metrics_bind_address",),
         "of /metrics; port 0 takes a free one (127.0.0.1:10249)",
-        _host_port(10249),
+        host_port(10249),
         "IP:PORT",
     ),
     Flag(
         "healthz-bind-address",
         ("kube_proxy.healthz_bind_address",),
         "of /healthz and /livez (0.0.0.0:10256)",
-        _host_port(10256),
+        host_port(10256),
         "IP:PORT",
     ),
     Flag("log-level", ("pyproxy.log_level",), "from which level on (info)", choices=_LEVELS),

@@ -27,10 +27,16 @@ _LINES = 5
 
 TAKEN = "another process listens there"
 
-_REASONS = {
+_NOT_TO_BE_HAD = {
     errno.EADDRNOTAVAIL: "the address is not on this host",
     errno.EADDRINUSE: TAKEN,
     errno.EACCES: "no permission for this port",
+}
+# Reasons that lie in the address or the port: another one may do.
+NOT_TO_BE_HAD = frozenset(_NOT_TO_BE_HAD.values())
+
+_REASONS = {
+    **_NOT_TO_BE_HAD,
     # IP_TRANSPARENT (ip(7)); asked for only when the settings say so.
     errno.EPERM: "addresses on no interface take the capability NET_ADMIN or NET_RAW",
 }

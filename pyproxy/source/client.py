@@ -104,6 +104,8 @@ class ApiClient:
         Raises ConfigError when credentials must be renewed and cannot.
         """
         credentials = await self.fresh_credentials()
+        if self._session.closed:
+            return None
         try:
             async with (
                 asyncio.timeout(_POST_TIMEOUT_S),

@@ -10,12 +10,13 @@ renewed certificate or an edited kubeconfig is seen.
 """
 
 import asyncio
+import difflib
 import os
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -62,6 +63,37 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     server_name: str | None = None
     proxy: str | None = None
     stale_at: datetime | None = None
+
+
+class Context(NamedTuple):
+    """The name of a context, and the namespace that it is for."""
+
+    name: str
+    namespace: str
+
+
+async def context_of(settings: CredentialSettings) -> Context:
+    """Return the context that `load_credentials` would take. Raises ConfigError."""
+    kubeconfig = settings.kubeconfig or os.environ.get("KUBECONFIG", "")
+    is_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+    if not (kubeconfig or settings.context) and (is_pod or not _has_default_kubeconfig()):
+        return Context("", _namespace_of_pod(settings) if is_pod else "default")
+    paths = kubeconfig or _DEFAULT_KUBECONFIG
+    kube_config = await asyncio.to_thread(_import_kube_config)
+    try:
+        config = await asyncio.to_thread(_read_kubeconfig, kube_config, paths)
+        name = _context_name(config, paths, settings.context)
+        context = config["contexts"].get_with_name(name)["context"]
+        return Context(name, context.safe_get("namespace") or "default")
+    except (kube_config.ConfigException, *_FAULTS) as fault:
+        raise ConfigError(f"kubeconfig {paths} cannot be used: {_one_line(fault)}") from fault
+
+
+def _namespace_of_pod(settings: CredentialSettings) -> str:
+    try:
+        return Path(settings.service_account_dir, "namespace").read_text().strip() or "default"
+    except OSError:
+        return "default"
 
 
 async def load_credentials(settings: CredentialSettings) -> Credentials:
@@ -181,7 +213,9 @@ def _context_name(config: Any, paths: str, wanted: str | None) -> str:
     listed = ", ".join(sorted(names)) or "none"
     if not name:
         raise ConfigError(f"kubeconfig {paths} has no current context; it has: {listed}")
-    raise ConfigError(f"kubeconfig {paths} has no context {name!r}; it has: {listed}")
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigError(f"kubeconfig {paths} has no context {name!r}{hint}; it has: {listed}")
 
 
 def _user_of(config: Any, context: str) -> dict[str, Any]:

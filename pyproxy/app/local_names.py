@@ -1,0 +1,177 @@
+"""What gives the local Services their names: the hosts file, the DNS server, the env file.
+
+Each follows the state of `pyproxy local`, and takes back at the end what it has done.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyproxy.core.dns_zone import zone_of
+from pyproxy.core.env_file import environment_of
+from pyproxy.core.hosts_block import entries_of
+from pyproxy.core.local_names import Names, Scope, names_of
+from pyproxy.errors import PyproxyError
+from pyproxy.names import replacement
+from pyproxy.names.dns import DnsServer
+from pyproxy.names.hosts import HostsFile
+
+if TYPE_CHECKING:
+    from pyproxy.app.local import State
+
+log = logging.getLogger(__name__)
+
+# By it we know our own file: nobody's .env is overwritten, and none but ours is removed.
+_ENV_HEADER = b"# Written by pyproxy local, which removes it when it ends.\n"
+
+
+def _names(state: "State", scope: Scope) -> Names:
+    claimants = {local.claimant for local in state.services} | state.placements.keys()
+    return names_of(claimants, scope)
+
+
+class _InOrder:
+    """Runs what waits for the disk in a thread, one after the other.
+
+    A thread cannot be stopped: whoever is cancelled while it writes leaves it writing. What is run
+    next, which may be to take everything back, has to come after that.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1)
+
+    async def run(self, function: Callable[[], None]) -> None:
+        """Run it once all before it is done. Raises what it raises."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    def close(self) -> None:
+        """Run nothing more."""
+        self._thread.shutdown(wait=False)
+
+
+class HostsFollower:
+    """Keeps a block in a hosts file; out of it again at the end."""
+
+    def __init__(self, path: Path, scope: Scope) -> None:
+        self._file = HostsFile(path)
+        self._scope = scope
+        self._disk = _InOrder()
+        self._wanted: tuple[str, ...] | None = None
+        self._is_written = False
+        self._contested: set[str] = set()
+
+    async def follow(self, state: "State") -> None:
+        """Write the block, where it is another one than before. Raises PyproxyError."""
+        names = _names(state, self._scope)
+        self._tell_contested(names)
+        entries = entries_of(state.placements, names)
+        if entries == self._wanted and self._is_written:
+            return
+        self._wanted, self._is_written = entries, False
+        await self._disk.run(lambda: self._file.publish(entries))
+        self._is_written = True
+
+    async def close(self) -> None:
+        """Take the block out. Raises PyproxyError."""
+        if self._wanted is not None:
+            await self._disk.run(self._file.remove)
+        self._disk.close()
+
+    def _tell_contested(self, names: Names) -> None:
+        for name in names.contested:
+            if name not in self._contested:
+                self._contested.add(name)
+                log.warning("the name %s is several Services': use it with a namespace", name)
+
+
+class DnsFollower:
+    """Answers for the names."""
+
+    def __init__(self, address: str, port: int, scope: Scope) -> None:
+        self._address = address
+        self._port = port
+        self._scope = scope
+        self._server: DnsServer | None = None
+
+    async def follow(self, state: "State") -> None:
+        """Answer from this state on; listen, the first time. Raises PyproxyError."""
+        names = _names(state, self._scope)
+        zone = zone_of(state.services, state.placements, names, self._scope.domain)
+        if self._server is not None:
+            self._server.publish(zone)
+            return
+        server = DnsServer(zone)
+        port = await server.start(self._address, self._port)
+        self._server = server
+        log.info("DNS for %s at %s port %d", self._scope.domain, self._address, port)
+
+    async def close(self) -> None:
+        """Listen no more."""
+        if self._server is not None:
+            await self._server.close()
+
+
+class EnvFollower:
+    """Keeps a file of environment variables, as Kubernetes gives them to pods."""
+
+    def __init__(self, path: Path, scope: Scope) -> None:
+        self._path = path
+        self._scope = scope
+        self._disk = _InOrder()
+        self._wanted: bytes | None = None
+        self._is_written = False
+        self._told: set[str] = set()
+
+    async def follow(self, state: "State") -> None:
+        """Write the file, where it is another one than before. Raises PyproxyError."""
+        made = environment_of(state.placements, self._scope)
+        for note in made.notes:
+            if note not in self._told:
+                self._told.add(note)
+                log.warning("%s", note)
+        content = _ENV_HEADER + made.text().encode()
+        if content == self._wanted and self._is_written:
+            return
+        self._wanted, self._is_written = content, False
+        await self._disk.run(lambda: _write(self._path, content))
+        self._is_written = True
+
+    async def close(self) -> None:
+        """Remove the file: what it says is over. Raises PyproxyError."""
+        if self._wanted is not None:
+            await self._disk.run(lambda: _remove(self._path))
+        self._disk.close()
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        if not _is_ours(path):
+            raise PyproxyError(
+                f"--env-file {path}: it has content that is not pyproxy's, and stays as it is;"
+                " name another file"
+            )
+        replacement.write(path, content)
+    except OSError as fault:
+        raise PyproxyError(
+            f"--env-file {path} cannot be written: {fault.strerror}; name another file"
+        ) from fault
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.exists() and _is_ours(path):
+            path.unlink()
+    except OSError as fault:
+        raise PyproxyError(f"{path} cannot be removed: {fault.strerror}") from fault
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether there is nothing of anybody else's in it."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_ENV_HEADER)) in {b"", _ENV_HEADER}
+    except FileNotFoundError:
+        return True
