@@ -26,7 +26,7 @@ from tests.support.fake_api import FakeApiServer, write_kubeconfig
 from tests.support.fake_api_contract import FAKE_AND_CLUSTER, ApiUnderTest, api_under_test
 
 _IMAGE = "registry.k8s.io/e2e-test-images/agnhost:2.53"
-_SETTINGS = TunnelSettings(open_timeout_s=60.0, settle_s=10.0)
+_SETTINGS = TunnelSettings(open_timeout_s=60.0, settle_s=1.0)
 
 
 class Pod(NamedTuple):
