@@ -21,7 +21,7 @@ def read(data: bytes) -> list[spdy.Frame]:
 
 def read_split(data: bytes, size: int) -> list[spdy.Frame]:
     reader = spdy.FrameReader()
-    frames = []
+    frames: list[spdy.Frame] = []
     for at in range(0, len(data), size):
         frames += reader.receive(data[at : at + size])
     return frames
