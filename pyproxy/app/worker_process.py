@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pyproxy.app.loops import running_loop_name
 from pyproxy.app.worker_channel import Channel
 from pyproxy.app.worker_wire import Done, Hello, Stop, ToAgent, frame, read_by_agent
 
@@ -75,7 +74,7 @@ class WorkerProcess:
             # is for the agent, which lets connections drain.
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "pyproxy.app.worker"),
-                *(str(theirs.fileno()), running_loop_name()),
+                str(theirs.fileno()),
                 pass_fds=(theirs.fileno(), hello.counts_fd),
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,

@@ -56,7 +56,12 @@ def register(commands: Any) -> None:
     process = command.add_argument_group("process")
     flags.add(process, flags.PROCESS)
     process.add_argument("-v", metavar="N", help=flags.VERBOSITY.help)
-    process.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
+    process.add_argument(
+        "--loop",
+        choices=("uvloop", "asyncio"),
+        default="uvloop",
+        help="the agent's event loop; workers have asyncio's, with the sockets on its own epoll",
+    )
     command.set_defaults(main=main)
 
 
