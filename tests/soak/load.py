@@ -24,8 +24,8 @@ _THINK_S = 0.05
 # So that a Service that fails at once is not asked a thousand times a second.
 _AFTER_FAILURE_S = 0.2
 _POLL_S = 0.02
-# Until a new Service is served. The agent's pauses between tries grow to half a minute while the API
-# server keeps failing.
+# Until a new Service is served. Between two tries the agent pauses for up to half a minute, while
+# the API server keeps failing.
 _SERVED_S = 180.0
 
 

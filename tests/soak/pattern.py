@@ -6,7 +6,7 @@ is prime: a piece that is lost, doubled or misplaced by the size of any buffer d
 
 import random
 
-PATTERN_BYTES = 1_048_573
+PATTERN_BYTES = 1_048_583  # the first above 1 MiB, which is the most that is read at once
 # Twice, so that any piece of up to the block's size is in one part.
 _PATTERN = random.Random(1).randbytes(PATTERN_BYTES) * 2
 # Bytes that occur nowhere else in it, as good as surely.

@@ -9,7 +9,7 @@ import random
 import socket
 from typing import NamedTuple
 
-from tests.soak.pattern import PATTERN_BYTES, difference, matches, piece
+from tests.soak.pattern import difference, matches, piece
 
 KIB, MIB = 1024, 1024 * 1024
 # Shorter streams go in one piece.
@@ -107,7 +107,7 @@ async def send(sock: socket.socket, seed: int, size: int, rng: random.Random) ->
     while offset < size:
         if offset >= stretch_end:
             pace, stretch_end = _next_pace(rng, offset, size)
-        limit = rng.randint(1, min(pace.chunk, PATTERN_BYTES)) if size > _UNPACED else size
+        limit = rng.randint(1, pace.chunk) if size > _UNPACED else size
         chunk = min(size - offset, limit)
         await loop.sock_sendall(sock, piece(seed, offset, chunk))
         offset += chunk

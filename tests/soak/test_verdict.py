@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.soak.pattern import PATTERN_BYTES, matches, piece
+from tests.soak.pattern import PATTERN_BYTES, difference, matches, piece
 from tests.soak.processes import Holdings
 from tests.soak.stream import BrokenStreamError, EndedEarlyError, Reader, send
 from tests.soak.tally import Failure
@@ -87,6 +87,17 @@ def test_a_piece_matches_only_where_it_belongs(offset: int) -> None:
     for other in (offset + 1, offset + 65_536, offset + 2 * MIB):
         assert not matches(3, other, data)
     assert not matches(4, offset, data)
+
+
+@pytest.mark.parametrize("offset", [PATTERN_BYTES - 1, PATTERN_BYTES - 5, PATTERN_BYTES, 0])
+def test_the_most_that_is_read_at_once_matches_wherever_it_begins(offset: int) -> None:
+    data = bytearray(piece(0, offset, MIB))
+    assert len(data) == MIB
+    assert matches(0, offset, memoryview(data))
+    data[1000:] = data[1100:] + data[:100]
+    assert difference(0, offset, memoryview(data)) == (
+        f"from byte {offset + 1000} on, of {MIB} read at {offset}: bytes of this stream 100 on"
+    )
 
 
 async def read_what(change: str) -> None:
