@@ -206,7 +206,8 @@ class Direction:
     def pump(self) -> Outcome:
         """Move what can be moved now, within one turn. The bytes passed on are counted."""
         pipe = self._pipe
-        if pipe is None and self._full_buffers >= _FULL_BUFFERS and not self.has_pending:
+        is_bulk = self._full_buffers >= _FULL_BUFFERS and not self.reads_on
+        if pipe is None and is_bulk and not self.has_pending:
             pipe = self._pipes.take()
         return self._copy() if pipe is None else self._splice(pipe)
 
@@ -272,6 +273,8 @@ class Direction:
         try:
             while moved < TURN_BYTES:
                 if not self._in_pipe:
+                    if self.reads_on:
+                        return Outcome.TURN_OVER  # only a read gets past urgent data
                     try:
                         size = os.splice(source, pipe.write_fd, PIPE_BYTES, flags=_SPLICE)
                     except BlockingIOError:
@@ -279,7 +282,9 @@ class Direction:
                     except OSError:
                         return Outcome.SOURCE_LOST
                     if not size:
-                        return Outcome.ENDED
+                        # The end, or urgent data before the end; a read tells.
+                        self.reads_on = True
+                        return Outcome.TURN_OVER
                     self._in_pipe = size
                     if size < BUFFER_BYTES:
                         self._full_buffers = 0

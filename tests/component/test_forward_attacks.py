@@ -223,6 +223,26 @@ async def test_urgent_data_does_not_hold_up_what_follows_it() -> None:
             assert heard.replace(b"!", b"") == b"beforeafter"
 
 
+async def test_bulk_data_goes_on_after_urgent_data() -> None:
+    """A splice does not get past it at all."""
+    vip, loop, total = new_address(), asyncio.get_running_loop(), 64 * MIB
+
+    async def write(client: socket.socket) -> None:
+        for _ in range(total // MIB):
+            await loop.sock_sendall(client, bytes(MIB))
+            with contextlib.suppress(BlockingIOError):
+                client.send(b"!", socket.MSG_OOB)
+        client.shutdown(socket.SHUT_WR)
+
+    async with tcp_backend(new_address(), echo) as endpoint, rig() as it:
+        it.serve(frontend_of(vip, backend_of([endpoint])))
+        with await connect(vip) as client:
+            async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+                group.create_task(write(client))
+                heard = group.create_task(read_all(client))
+            assert heard.result().count(b"\0") == total
+
+
 # UDP
 
 
