@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
+from pyproxy.app.questions import Told, What, tell
 from pyproxy.forward.forwarder import Forwarder
+from pyproxy.model.service import ServiceName
 from pyproxy.model.table import FrontendKey, VipTable
 
 
@@ -28,6 +30,12 @@ class Forwarding(Protocol):
 
     def detail(self) -> list[dict[str, Any]]:
         """The processes that forward, for the health port; none beside the agent: empty."""
+
+    async def live(self, what: What, of: ServiceName | None, limit: int) -> Told:
+        """What is live, of one Service or of all: so many rows at most from each process."""
+
+    def set_log_level(self, level: int) -> None:
+        """Let other processes log from this level on."""
 
     async def run(self) -> None:
         """Keep it going, until cancelled."""
@@ -69,6 +77,13 @@ class InProcess:
     def detail(self) -> list[dict[str, Any]]:
         """There is no other process."""
         return []
+
+    async def live(self, what: What, of: ServiceName | None, limit: int) -> Told:
+        """What is live, of one Service or of all: so many rows at most."""
+        return await tell(self._forwarder.live, what, of, limit)
+
+    def set_log_level(self, level: int) -> None:
+        """There is no other process."""
 
     async def run(self) -> None:
         """Wait: it goes by itself."""

@@ -9,6 +9,7 @@ container reach every process, and would otherwise cut what the agent lets drain
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import random
 import signal
@@ -16,18 +17,22 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from pyproxy.aio.direct_loop import DirectLoop
 from pyproxy.app import logs
+from pyproxy.app.questions import rows_for
 from pyproxy.app.worker_channel import Channel
 from pyproxy.app.worker_counts import CountsSource, Increments
 from pyproxy.app.worker_table import applied, unpacked
 from pyproxy.app.worker_wire import (
+    Answer,
+    Ask,
     Counts,
     Done,
     Drain,
     Hello,
+    LogLevel,
     Ping,
     Pins,
     Retire,
@@ -40,6 +45,7 @@ from pyproxy.app.worker_wire import (
 from pyproxy.core.affinity import AffinityTable, Pin
 from pyproxy.core.balancer import Balancer
 from pyproxy.forward.forwarder import Forwarder
+from pyproxy.forward.live import ROWS_IN_A_TURN, LiveConnection, LiveEndpoint
 from pyproxy.forward.shared_counts import SharedCounts, SharedMemory
 from pyproxy.metrics import Metrics
 from pyproxy.model.node import NodeView
@@ -52,7 +58,7 @@ log = logging.getLogger(__name__)
 REPORT_INTERVAL_S = 0.5
 # Pins that wait to be sent; more new clients than this at one time are not all told of.
 _MAX_PINS = 10_000
-_PINS_RETRY_S = 0.1
+_ROOM_RETRY_S = 0.1
 # For the last counters to be sent, when the agent may be stuck.
 _FAREWELL_S = 2.0
 
@@ -115,6 +121,11 @@ class Worker:
                 now_s = self._clock()
                 for pin in pins:
                     self._affinity.adopt(pin, now_s)
+            case LogLevel(level=level):
+                logging.getLogger().setLevel(level)
+            case Ask() as question:
+                total, rows = rows_for(self._forwarder.live, question.what, question.of)
+                self._answer(question, total, itertools.islice(rows, question.limit))
             case Drain(timeout_s=timeout_s):
                 self._leave(timeout_s)
             case Stop():
@@ -218,6 +229,28 @@ class Worker:
         )
         self._channel.send(frame(counts))
 
+    def _answer(
+        self, question: Ask, total: int, rows: Iterator[LiveConnection | LiveEndpoint]
+    ) -> None:
+        """Send a part of an answer, and go on with the next when traffic has had its turn."""
+        loop = asyncio.get_running_loop()
+        if self._channel.lost.is_set():
+            return
+        if not self._channel.has_room:
+            loop.call_later(_ROOM_RETRY_S, self._answer, question, total, rows)
+            return
+        part = list(itertools.islice(rows, ROWS_IN_A_TURN))
+        answer = Answer(
+            question.question,
+            total,
+            [row for row in part if isinstance(row, LiveConnection)],
+            [row for row in part if isinstance(row, LiveEndpoint)],
+            is_last=len(part) < ROWS_IN_A_TURN,
+        )
+        self._channel.send(frame(answer))
+        if not answer.is_last:
+            loop.call_soon(self._answer, question, total, rows)
+
     def _pinned(self, pin: Pin) -> None:
         if not self._pins:
             asyncio.get_running_loop().call_soon(self._send_pins)
@@ -229,7 +262,7 @@ class Worker:
             self._channel.send(frame(Pins(list(self._pins))))
             self._pins.clear()
         elif not self._channel.lost.is_set():
-            asyncio.get_running_loop().call_later(_PINS_RETRY_S, self._send_pins)
+            asyncio.get_running_loop().call_later(_ROOM_RETRY_S, self._send_pins)
 
 
 class _Session:

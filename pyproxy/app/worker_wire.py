@@ -14,6 +14,7 @@ import msgspec
 
 from pyproxy.app.worker_table import WireFrontend
 from pyproxy.core.affinity import Pin
+from pyproxy.forward.live import LiveConnection, LiveEndpoint
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.model.node import NodeView
 from pyproxy.model.service import ServiceName, ServicePortName
@@ -82,6 +83,24 @@ class Pins(_Message, frozen=True):
     pins: list[Pin]
 
 
+class LogLevel(_Message, frozen=True):
+    """Log from this level on."""
+
+    level: int
+
+
+class Ask(_Message, frozen=True):
+    """A question: what is live, of one Service or of all? Answered by `Answer`s, unless it dies.
+
+    At most `limit` rows are told.
+    """
+
+    question: int
+    what: Literal["connections", "endpoints"]
+    of: ServiceName | None
+    limit: int
+
+
 class Drain(_Message, frozen=True):
     """Take no new clients; end when the live connections have, or after so many seconds."""
 
@@ -118,8 +137,18 @@ class Counts(_Message, frozen=True):
     pins_dropped: int
 
 
-ToWorker = Hello | Table | Retire | Ping | StopListening | Pins | Drain | Stop
-ToAgent = Done | Counts | Pins
+class Answer(_Message, frozen=True):
+    """A part of the answer to a question. total: how many there are, told or not."""
+
+    question: int
+    total: int
+    connections: list[LiveConnection]
+    endpoints: list[LiveEndpoint]
+    is_last: bool
+
+
+ToWorker = Hello | Table | Retire | Ping | StopListening | Pins | Drain | Stop | LogLevel | Ask
+ToAgent = Done | Counts | Pins | Answer
 Order = Table | Retire | Ping | StopListening
 
 _encoder = msgspec.msgpack.Encoder()

@@ -17,15 +17,19 @@ from typing import Any, Literal
 
 import msgspec
 
+from pyproxy.app.questions import Questions, Told, What
 from pyproxy.app.uses import Uses
 from pyproxy.app.worker_counts import CountsSum
 from pyproxy.app.worker_process import WorkerProcess, cause_of_death
 from pyproxy.app.worker_table import packed
 from pyproxy.app.worker_wire import (
+    Answer,
+    Ask,
     Counts,
     Done,
     Drain,
     Hello,
+    LogLevel,
     Order,
     Ping,
     Pins,
@@ -83,6 +87,7 @@ class Workers:
         self._slots = Slots()
         self._sum = CountsSum(metrics)
         self._uses = Uses()
+        self._questions = Questions()
         self._affinity = AffinityTable()
         self._table = VipTable(node=NodeView())
         self._workers: dict[int, WorkerProcess] = {}
@@ -167,6 +172,20 @@ class Workers:
             for number, worker in sorted(self._workers.items())
         ]
 
+    async def live(self, what: What, of: ServiceName | None, limit: int) -> Told:
+        """What is live, of one Service or of all: so many rows at most from each worker."""
+        number = self._questions.put(self._workers.keys())
+        data = frame(Ask(number, what, of, limit))
+        for worker in self._workers.values():
+            worker.send(data)
+        return await self._questions.answer(number)
+
+    def set_log_level(self, level: int) -> None:
+        """Let the workers log from this level on; those to come are told by their Hello."""
+        data = frame(LogLevel(level))
+        for worker in self._workers.values():
+            worker.send(data)
+
     def _slots_for(self, frontends: list[Frontend]) -> list[tuple[ServiceName, int | None]]:
         """Give slots to Services that are limited and have none; tell which were taken back."""
         limited = {
@@ -228,6 +247,11 @@ class Workers:
                 worker.live_connections = message.live_connections
                 self._metrics.pins_dropped += message.pins_dropped
                 self._sum.add(worker.number, message, self._uses)
+            case Answer() as part:
+                rows = part.connections, part.endpoints
+                self._questions.told(
+                    part.question, worker.number, part.total, *rows, is_last=part.is_last
+                )
             case Pins(pins=pins):
                 self._spread(worker, [pin for pin in pins if pin.name in self._uses])
 
@@ -324,6 +348,7 @@ class Workers:
             status = await worker.ended()
         finally:
             self._workers.pop(number, None)
+            self._questions.lost(number)
             self._memory.clear(number)
             lost = self._sum.lost(number)
             self._progress.set()

@@ -58,6 +58,10 @@ class Pool:
         """Return how many connections of the endpoint are live, attempts included."""
         return self._live.get((endpoint.address, endpoint.port), 0)
 
+    def live_counts(self) -> dict[EndpointKey, int]:
+        """Return how many connections are live of each endpoint that has any."""
+        return dict(self._live)
+
     def pick(
         self,
         endpoints: tuple[Endpoint, ...],
@@ -177,6 +181,10 @@ class Balancer:
         if pool is None:
             pool = self._pools[key] = Pool(backend, self._random, self._affinity)
         return pool
+
+    def pools(self) -> list[Pool]:
+        """Return the pools that are held."""
+        return list(self._pools.values())
 
     def updated(self, backend: Backend, now_s: float) -> None:
         """Go by a new state of a Service port, whether or not its pool is held."""

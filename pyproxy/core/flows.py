@@ -7,8 +7,9 @@ order of their last datagram, are also in the order in which they expire. Every 
 Times are seconds of one monotonic clock, and never go back.
 """
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 from pyproxy.model.table import Backend
@@ -51,6 +52,10 @@ class FlowTable(Generic[F]):
 
     def __len__(self) -> int:
         return len(self._unreplied) + len(self._replied)
+
+    def __iter__(self) -> Iterator[F]:
+        """The flows; the table must not change meanwhile."""
+        return itertools.chain(self._unreplied.values(), self._replied.values())
 
     def get(self, key: Hashable) -> F | None:
         """Return the flow of this key, or None. Its time is not touched."""

@@ -14,6 +14,7 @@ from pyproxy.core.decision import decide
 from pyproxy.core.flows import Flow, is_stale
 from pyproxy.core.loops import leads_back
 from pyproxy.forward.dial import result_of
+from pyproxy.forward.live import LiveConnection
 from pyproxy.forward.poller import DATAGRAMS
 from pyproxy.forward.served import note_failure
 from pyproxy.forward.sockets import EXHAUSTED, RawSocket, SocketAddress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pyproxy.forward.udp import UdpFrontend, UdpServer
     from pyproxy.model.endpoint import Endpoint
     from pyproxy.model.reasons import ConnectResult, FlowEnd
+    from pyproxy.model.service import ServicePortName
 
 # Answers read in one turn.
 _ANSWERS_IN_A_TURN = 64
@@ -77,6 +79,25 @@ class UdpFlow(Flow):
 
     def __str__(self) -> str:
         return f"a flow of {self._client[0]} to {self._frontend.frontend}"
+
+    @property
+    def service_port(self) -> "ServicePortName":
+        """The Service port that it is a flow of."""
+        return self._frontend.frontend.backend.name
+
+    def row(self, now_s: float) -> LiveConnection | None:
+        """Tell of it; None when it has ended."""
+        if self._sock is None or self._endpoint is None:
+            return None
+        frontend = self._frontend.frontend
+        return LiveConnection(
+            frontend.backend.name,
+            self._client[:2],
+            (frontend.address, frontend.port),
+            (self._endpoint.address, self._endpoint.port),
+            is_connected=self.is_replied,
+            idle_s=now_s - self.last_s,
+        )
 
     def open(self) -> bool:
         """Connect to an endpoint. False when the client is refused or none can be reached."""

@@ -11,6 +11,7 @@ from pyproxy.forward.connections import Connections
 from pyproxy.forward.dial import Dialler, DirectDialler
 from pyproxy.forward.limits import Admission
 from pyproxy.forward.listeners import TcpListeners
+from pyproxy.forward.live import Live
 from pyproxy.forward.live_counts import LiveCounts, OwnCounts
 from pyproxy.forward.poller import Poller
 from pyproxy.forward.settings import ForwardSettings
@@ -84,6 +85,11 @@ class Forwarder:
     def live_flows(self) -> int:
         """UDP flows that are open now."""
         return len(self._udp.flows)
+
+    @property
+    def live(self) -> Live:
+        """Tells of what is live, row by row."""
+        return Live(self._connections, self._udp, self._balancer, self._clock)
 
     def update(self, table: VipTable, touched: Collection[FrontendKey] | None = None) -> None:
         """Forward by this table from now on. Live connections and flows are left alone.

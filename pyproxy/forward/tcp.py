@@ -21,6 +21,7 @@ from pyproxy.core.lifetime import overdue
 from pyproxy.core.loops import leads_back
 from pyproxy.core.proxy_protocol import header
 from pyproxy.forward.dial import result_of
+from pyproxy.forward.live import LiveConnection
 from pyproxy.forward.poller import ERROR, HANGUP, OUT, PEER_ENDED, READABLE, URGENT
 from pyproxy.forward.relay import Direction, Outcome
 from pyproxy.forward.served import note_failure
@@ -142,6 +143,26 @@ class Connection:
     def cut(self, reason: "CloseReason") -> None:
         """Reset both sides."""
         self._close(reason, reset=True)
+
+    def row(self, now_s: float) -> LiveConnection | None:
+        """Tell of it; None when it has been closed."""
+        if not self._is_open:
+            return None
+        frontend, to_endpoint, to_client = (
+            self._listener.frontend,
+            self._to_endpoint,
+            self._to_client,
+        )
+        return LiveConnection(
+            self.served.pool.backend.name,
+            self._client_address[:2],
+            (frontend.address, frontend.port),
+            self.endpoint_key,
+            is_connected=to_endpoint is not None,
+            age_s=now_s - self._opened_s,
+            bytes_to_endpoint=to_endpoint.moved if to_endpoint is not None else 0,
+            bytes_to_client=to_client.moved if to_client is not None else 0,
+        )
 
     def look(self, now_s: float) -> None:
         """End it when it is silent, or old, for longer than its Service allows."""

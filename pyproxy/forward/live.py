@@ -1,0 +1,93 @@
+"""What is live in one process, told as values: connections, UDP flows, and what endpoints have.
+
+Read on demand and in slices: a list of what there is costs little, a row of each of ten thousand
+connections takes milliseconds, in which traffic would wait.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pyproxy.model.service import ServiceName, ServicePortName
+
+if TYPE_CHECKING:
+    from pyproxy.core.balancer import Balancer
+    from pyproxy.forward.connections import Connections
+    from pyproxy.forward.flow import UdpFlow
+    from pyproxy.forward.tcp import Connection
+    from pyproxy.forward.udp import UdpServer
+
+# Rows that are made in one turn: about half a millisecond of work.
+ROWS_IN_A_TURN = 200
+
+
+class LiveConnection(msgspec.Struct, frozen=True, array_like=True):
+    """A TCP connection, or a UDP flow. Addresses come with their port.
+
+    endpoint: None before one was picked. is_connected: whether the endpoint has answered.
+    What is not kept is None: age and bytes of a flow, how long a connection has been silent.
+    """
+
+    service_port: ServicePortName
+    client: tuple[str, int]
+    frontend: tuple[str, int]
+    endpoint: tuple[str, int] | None
+    is_connected: bool
+    age_s: float | None = None
+    idle_s: float | None = None
+    bytes_to_endpoint: int | None = None
+    bytes_to_client: int | None = None
+
+
+class LiveEndpoint(msgspec.Struct, frozen=True, array_like=True):
+    """An endpoint of a Service port that has live connections, or is ejected for so long yet."""
+
+    service_port: ServicePortName
+    endpoint: tuple[str, int]
+    connections: int
+    ejected_s: float
+
+
+class Live:
+    """The live state of a forwarder, at the moment that it is asked."""
+
+    def __init__(
+        self,
+        connections: "Connections",
+        udp: "UdpServer",
+        balancer: "Balancer",
+        clock: Callable[[], float],
+    ) -> None:
+        self._connections = connections
+        self._udp = udp
+        self._balancer = balancer
+        self._clock = clock
+
+    def connections(self, of: ServiceName | None) -> tuple[int, Iterator[LiveConnection]]:
+        """How many there are, of one Service or of all, and the rows of those that still live."""
+        tcp = [c for c in self._connections.live() if of is None or c.served.service.name == of]
+        flows = [f for f in self._udp.flows if of is None or f.service_port.service == of]
+        both: list[Connection | UdpFlow] = [*tcp, *flows]
+        now_s = self._clock()
+
+        def rows() -> Iterator[LiveConnection]:
+            for one in both:
+                if (row := one.row(now_s)) is not None:
+                    yield row
+
+        return len(both), rows()
+
+    def endpoints(self, of: ServiceName | None) -> tuple[int, Iterator[LiveEndpoint]]:
+        """How many pools there are, of one Service or of all, and the endpoints in use in them."""
+        pools = [p for p in self._balancer.pools() if of is None or p.backend.name.service == of]
+        now_s = self._clock()
+
+        def rows() -> Iterator[LiveEndpoint]:
+            for pool in pools:
+                live, ejected = pool.live_counts(), dict(pool.ejected())
+                for key in live.keys() | ejected.keys():
+                    ejected_s = max(0.0, ejected.get(key, now_s) - now_s)
+                    yield LiveEndpoint(pool.backend.name, key, live.get(key, 0), ejected_s)
+
+        return len(pools), rows()
