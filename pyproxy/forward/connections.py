@@ -57,7 +57,7 @@ class Connections:
         self.poller = poller
         self.admission = admission
         self.clock = poller.clock
-        self.workspace = Workspace()
+        self.workspace = Workspace(poller.clock)
         self.frontends: Mapping[FrontendKey, Frontend] = {}
         self.looks = 0
         self._metrics = metrics

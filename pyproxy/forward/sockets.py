@@ -130,6 +130,11 @@ def limit_unsent(sock: RawSocket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
+def lift_limit(sock: RawSocket) -> None:
+    """Take `limit_unsent` back: 0 is the system's default, which is none. Raises OSError."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
+
+
 def reset_on_close(sock: RawSocket) -> None:
     """Make the coming close send RST instead of FIN (SO_LINGER with zero seconds, socket(7))."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
