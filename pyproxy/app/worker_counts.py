@@ -71,10 +71,10 @@ class CountsSource:
         """What has come to those of each Service port, in parts, that other work may come between.
 
         A part takes about a millisecond to make, if thousands of Service ports are in use. A count
-        that moves without any connection waits for the next one.
+        that moves without any connection or attempt waits for the next one.
         """
         # Most of 10,000 Service ports never had a client.
-        used = [(name, c) for name, c in self._metrics.service_ports() if c.opened]
+        used = [(name, c) for name, c in self._metrics.service_ports() if c.opened or c.attempts]
         if len(self._ports) > len(used):
             names = {name for name, _ in used}
             self._ports = {name: kept for name, kept in self._ports.items() if name in names}
@@ -89,7 +89,9 @@ class CountsSource:
             if known is not counters or seen is None:
                 seen = _Seen(ServicePortCounters.__slots__)
                 self._ports[name] = (counters, seen)
-            if counters.active or counters.opened != seen["opened"] or seen["active"]:
+            # Attempts alone: of UDP clients that no endpoint could be had for.
+            has_moved = counters.opened != seen["opened"] or counters.attempts != seen["attempts"]
+            if counters.active or has_moved or seen["active"]:
                 increments = seen.take(counters)
                 if increments:
                     yield name, increments

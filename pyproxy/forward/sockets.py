@@ -135,6 +135,11 @@ def lift_limit(sock: RawSocket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
 
 
+def keep_urgent_data(sock: RawSocket) -> None:
+    """Read urgent bytes in their place; else they are left out (tcp(7)). Raises OSError."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+
+
 def reset_on_close(sock: RawSocket) -> None:
     """Make the coming close send RST instead of FIN (SO_LINGER with zero seconds, socket(7))."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)

@@ -11,6 +11,7 @@ first bytes stay in the kernel. A FIN is not the end: a client may send its requ
 and wait for the answer. A reset on one side is passed on as a reset to the other.
 """
 
+import contextlib
 import errno
 import logging
 import socket
@@ -25,7 +26,13 @@ from pyproxy.forward.live import LiveConnection
 from pyproxy.forward.poller import ERROR, HANGUP, OUT, PEER_ENDED, READABLE, URGENT
 from pyproxy.forward.relay import Direction, Outcome
 from pyproxy.forward.served import note_failure
-from pyproxy.forward.sockets import EXHAUSTED, RawSocket, probe_when_silent, reset_on_close
+from pyproxy.forward.sockets import (
+    EXHAUSTED,
+    RawSocket,
+    keep_urgent_data,
+    probe_when_silent,
+    reset_on_close,
+)
 
 if TYPE_CHECKING:
     from pyproxy.core.affinity import EndpointKey
@@ -313,6 +320,9 @@ class Connection:
             outward.source_ended = True
         if events & _READS_ON:
             outward.reads_on = True
+            if events & URGENT:
+                with contextlib.suppress(OSError):  # a tunnel's socket knows no urgent data
+                    keep_urgent_data(outward.source)
         if events & OUT and inward.has_pending and not inward.is_waiting:
             self._pump(inward)
             if not self._is_open:
