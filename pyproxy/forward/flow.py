@@ -8,11 +8,13 @@ has ever answered: what was refused was processed by nobody, so the next endpoin
 client need not send it again after a time-out. No endpoint gets a datagram twice.
 """
 
+from errno import EAGAIN
 from typing import TYPE_CHECKING
 
 from pyproxy.core.decision import decide
 from pyproxy.core.flows import Flow, is_stale
 from pyproxy.core.loops import leads_back
+from pyproxy.forward.datagrams import send_run
 from pyproxy.forward.dial import result_of
 from pyproxy.forward.live import LiveConnection
 from pyproxy.forward.poller import DATAGRAMS
@@ -23,13 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyproxy.core.affinity import EndpointKey
+    from pyproxy.forward.datagrams import Datagram, Run
     from pyproxy.forward.udp import UdpFrontend, UdpServer
     from pyproxy.model.endpoint import Endpoint
     from pyproxy.model.reasons import ConnectResult, FlowEnd
     from pyproxy.model.service import ServicePortName
 
-# Answers read in one turn.
-_ANSWERS_IN_A_TURN = 64
 # Kept of an unanswered flow, to be sent again: its last two datagrams, as resolvers ask for A and
 # AAAA from one socket, back to back (resolv.conf(5), single-request). With more of them, a flow
 # that is never answered, as of statsd, would repeat what its endpoint had processed before it went.
@@ -108,17 +109,36 @@ class UdpFlow(Flow):
         self._counters.active += 1
         return True
 
-    def send(self, data: memoryview) -> None:
-        """Pass on a datagram of the client, after moving to another endpoint if it has to."""
+    def send(self, datagrams: "Sequence[Datagram]") -> None:
+        """Pass on datagrams of the client, moving to another endpoint whenever it has to.
+
+        One at a time until the endpoint has answered: when it refuses the first, the second is told
+        of that, and no more than these two have to be sent again.
+        """
         self._server.flows.sent(self, self._server.clock())
-        if not self._settle():
+        if len(datagrams) == 1:
+            self._pass_on(datagrams)
+        elif self._is_heard:
+            for run in self._server.datagrams.runs(datagrams):
+                self._pass_on(run)
+        else:
+            for data in datagrams:
+                self._pass_on((data,))
+
+    def _pass_on(self, run: "Run") -> None:
+        if self._sock is None or not self._settle():
             return
-        if not self.is_replied:
-            fits = len(data) <= _KEPT_BYTES
-            self._unanswered = (*self._unanswered[1 - _KEPT :], bytes(data)) if fits else ()
-        if not self._send(data):
-            # The kernel told of an earlier datagram's refusal instead of sending this one (udp(7)).
-            self._send_elsewhere(self._unanswered or (data,))
+        if not self.is_replied:  # then there is one datagram in it
+            fits = len(run[0]) <= _KEPT_BYTES
+            self._unanswered = (*self._unanswered[1 - _KEPT :], bytes(run[0])) if fits else ()
+        if self._send(run):
+            return
+        if len(run) > 1 and not self._must_move:
+            for data in run:  # what is wrong concerns one of them only, or their being sent as one
+                self._pass_on((data,))
+            return
+        # The kernel told of an earlier datagram's refusal instead of sending this one (udp(7)).
+        self._send_elsewhere(self._unanswered or run)
 
     def end(self, reason: "FlowEnd") -> None:
         """Close, after the table has forgotten it."""
@@ -139,19 +159,16 @@ class UdpFlow(Flow):
 
     def on_resume(self) -> None:
         """Pass on one turn's worth of answers, and go on later when there may be more."""
-        buffer = self._server.buffer
-        for _ in range(_ANSWERS_IN_A_TURN):
-            if self._sock is None:
-                return
-            try:
-                size = self._sock.recv_into(buffer)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._on_refusal(error)
-                self._send_elsewhere(self._unanswered)
-                continue
-            self._on_answer(buffer[:size])
+        if self._sock is None:
+            return
+        answers, code = self._server.datagrams.from_endpoint(self._sock)
+        if answers:
+            self._on_answers(answers)
+        if code == EAGAIN:
+            return
+        if code:
+            self._on_refusal(code)
+            self._send_elsewhere(self._unanswered)
         self._server.poller.resume(self)
 
     def on_fault(self) -> None:
@@ -159,33 +176,48 @@ class UdpFlow(Flow):
         self._server.flows.remove(self)
         self.end("service_gone")
 
-    def _on_answer(self, data: memoryview) -> None:
+    def _on_answers(self, answers: "Sequence[Datagram]") -> None:
         if not self._is_heard and self._endpoint is not None:
             self._is_heard = True
             self._pool.connected(self._endpoint)
         self._server.flows.replied(self, self._server.clock())
         self._refused.clear()
         self._unanswered = ()
-        if self._frontend.reply(data, self._client):
-            self._counters.datagrams_to_client += 1
-            self._counters.bytes_to_client += len(data)
+        if len(answers) == 1:
+            self._reply(answers)
+            return
+        for run in self._server.datagrams.runs(answers):
+            if not self._reply(run) and len(run) > 1:
+                for data in run:
+                    self._reply((data,))
 
-    def _send(self, data: memoryview | bytes) -> bool:
-        assert self._sock is not None
-        try:
-            self._sock.send(data)
-        except BlockingIOError:  # its send buffer is full: a datagram may be lost
-            return True
-        except OSError as error:
-            self._on_refusal(error)
+    def _reply(self, run: "Run") -> bool:
+        if not self._frontend.reply(run, self._client):
             return False
-        self._counters.datagrams_to_endpoint += 1
-        self._counters.bytes_to_endpoint += len(data)
+        self._counters.datagrams_to_client += len(run)
+        self._counters.bytes_to_client += len(run) * len(run[0])
         return True
 
-    def _on_refusal(self, error: OSError) -> None:
+    def _send(self, run: "Run") -> bool:
+        """Send to the endpoint. False when it has refused, or the kernel will not have these."""
+        assert self._sock is not None
+        try:
+            if len(run) == 1:
+                self._sock.send(run[0])
+            else:
+                send_run(self._sock, run)
+        except BlockingIOError:  # its send buffer is full: datagrams may be lost
+            return True
+        except OSError as error:
+            self._on_refusal(error.errno or 0)
+            return False
+        self._counters.datagrams_to_endpoint += len(run)
+        self._counters.bytes_to_endpoint += len(run) * len(run[0])
+        return True
+
+    def _on_refusal(self, code: int) -> None:
         """Note an ICMP error; anything else (too long, no memory) concerns one datagram only."""
-        result = result_of(error.errno or 0)
+        result = result_of(code)
         if result == "error" or self._endpoint is None:
             return
         self._counters.attempts[result] += 1
@@ -194,10 +226,10 @@ class UdpFlow(Flow):
         note_failure(self._pool, self._counters, client, self._endpoint, result, now_s)
         self._must_move = True
 
-    def _send_elsewhere(self, datagrams: "Sequence[memoryview | bytes]") -> None:
+    def _send_elsewhere(self, datagrams: "Sequence[Datagram]") -> None:
         """Send what was refused to an endpoint that has not refused yet, while there is one."""
         while self._must_move and datagrams and self._move():
-            if all(self._send(data) for data in datagrams):
+            if all(self._send((data,)) for data in datagrams):
                 return
 
     def _settle(self) -> bool:

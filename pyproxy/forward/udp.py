@@ -6,11 +6,13 @@ table takes no new clients but keeps its socket for the flows it has, until the 
 """
 
 import logging
+from errno import EAGAIN
 from typing import TYPE_CHECKING
 
 from pyproxy.core.balancer import Balancer
 from pyproxy.core.flows import FlowTable
 from pyproxy.forward.burst import Burst
+from pyproxy.forward.datagrams import Datagrams, Run, send_run
 from pyproxy.forward.dial import Dialler
 from pyproxy.forward.flow import UdpFlow
 from pyproxy.forward.limits import Admission
@@ -21,17 +23,13 @@ from pyproxy.forward.ticker import Ticker
 from pyproxy.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pyproxy.model.reasons import FlowEnd
     from pyproxy.model.table import Frontend, FrontendKey
 
 log = logging.getLogger(__name__)
 
-# Datagrams read from one socket in one turn: about 1 ms of work.
-DATAGRAMS_IN_A_TURN = 64
-# The largest payload is 65,507 bytes on IPv4 and 65,527 on IPv6.
-_BUFFER_BYTES = 65_536
 # How exactly idle times are kept.
 _TICK_S = 1.0
 
@@ -43,6 +41,8 @@ class UdpFrontend:
         self._server = server
         self._sock = sock
         self._is_open = True
+        # What clients have sent in this turn, less those whose datagrams were passed on.
+        self._waiting: Iterator[tuple[SocketAddress, list[memoryview]]] = iter(())
         self.flows = 0
         self.is_retired = False
         self.judge_by(frontend)
@@ -74,30 +74,34 @@ class UdpFrontend:
 
     def on_resume(self) -> None:
         """Read one turn's worth of datagrams, and go on later when there may be more."""
-        buffer = self._server.buffer
-        for _ in range(DATAGRAMS_IN_A_TURN):
-            if not self._is_open:
-                return
-            try:
-                size, client = self._sock.recvfrom_into(buffer)
-            except BlockingIOError:
-                return
-            self._on_datagram(buffer[:size], client)
-        self._server.poller.resume(self)
+        if not self._is_open:
+            return
+        read, code = self._server.datagrams.from_clients(self._sock)
+        if code != EAGAIN:
+            self._server.poller.resume(self)
+        self._waiting = iter(read.items())
+        self._pass_on()
 
     def on_fault(self) -> None:
-        """Drop the datagram that it happened with, and read on."""
-        self._server.poller.resume(self)
+        """Drop what the client sent with whom it happened; the other clients' datagrams go on."""
+        self._server.poller.guard(self, self._pass_on)
 
-    def reply(self, data: memoryview, client: SocketAddress) -> bool:
-        """Send an answer to a client; False when the kernel did not take it."""
+    def reply(self, run: Run, client: SocketAddress) -> bool:
+        """Send answers to a client; False when the kernel did not take them."""
         try:
-            self._sock.sendto(data, client)
+            if len(run) == 1:
+                self._sock.sendto(run[0], client)
+            else:
+                send_run(self._sock, run, client)
         except OSError:
             return False
         return True
 
-    def _on_datagram(self, data: memoryview, client: SocketAddress) -> None:
+    def _pass_on(self) -> None:
+        for client, datagrams in self._waiting:
+            self._on_datagrams(client, datagrams)
+
+    def _on_datagrams(self, client: SocketAddress, datagrams: list[memoryview]) -> None:
         server = self._server
         flow = server.flows.get((self.frontend.key, client))
         if flow is None:
@@ -112,7 +116,7 @@ class UdpFrontend:
             if evicted is not None:
                 evicted.end("evicted")
             server.opened()
-        flow.send(data)
+        flow.send(datagrams)
 
 
 class UdpServer:
@@ -134,7 +138,7 @@ class UdpServer:
         self.admission = admission
         self.metrics = metrics
         self.clock = poller.clock
-        self.buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self.datagrams = Datagrams()
         self._exhaustions = Burst(poller.clock)
         self.flows: FlowTable[UdpFlow] = FlowTable(
             settings.max_udp_flows,
