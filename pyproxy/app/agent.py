@@ -9,18 +9,20 @@ import logging
 import random
 import time
 from collections.abc import Coroutine
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal
 
 import msgspec
 
-from pyproxy.app import config_file
+from pyproxy.app import config_file, control
+from pyproxy.app.control_parts import Parts
 from pyproxy.app.descriptors import raise_descriptor_limit
 from pyproxy.app.faults import cause_of
 from pyproxy.app.forwarding import Forwarding, InProcess
 from pyproxy.app.loops import loop_factory
 from pyproxy.app.pipeline import Pipeline
+from pyproxy.app.recent_errors import RecentErrors
 from pyproxy.app.steered import SteeredForwarder
 from pyproxy.app.stop import Stop
 from pyproxy.app.workers import Workers, WorkersSettings
@@ -34,6 +36,7 @@ from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.source import FIRST_PORT, LAST_PORT
 from pyproxy.metrics import Metrics, registry
 from pyproxy.model.events import Event
+from pyproxy.ops import control as control_socket
 from pyproxy.ops import web
 from pyproxy.ops.events import ApiSink, EventPublisher, EventSink, LogSink, started
 from pyproxy.source.apiserver import ApiServerSettings, ApiServerSource
@@ -59,8 +62,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     all.
     workers: processes that forward; 0: this one does. worker_patience_s: how long one may take to
     answer before it is killed, and replaced.
-    metrics, health: where their HTTP ports listen; http_retry_s: until one that is taken is tried
-    again.
+    metrics, health: where their HTTP ports listen. control_sockets: the places for the control
+    socket, of which the first is taken that may be used; empty: there is none. http_retry_s: until
+    one that is taken is tried again.
     min_sync_period_s: between two updates of the forwarder. sync_period_s: until a failed one is
     tried again, and half the time after which a waiting one makes the proxy unhealthy.
     """
@@ -77,6 +81,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     steer: SteerSettings | None = None
     metrics: HostPort = HostPort("127.0.0.1", 10249)
     health: HostPort = HostPort("0.0.0.0", 10256)  # noqa: S104  probes and load balancers ask it
+    control_sockets: tuple[str, ...] = ()
     http_retry_s: float = web.BIND_RETRY_S
     drain_timeout_s: float = 30.0
     min_sync_period_s: float = 0.05
@@ -86,8 +91,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Agent:
     """One process that serves Services.
 
-    ready: set once the first table is served. urls: of the `metrics` and the `health` port, once
-    they listen.
+    ready: set once the first table is served. urls: of the `metrics` and the `health` port, and the
+    path of the `control` socket, once they listen.
     """
 
     def __init__(self, settings: AgentSettings) -> None:
@@ -97,6 +102,8 @@ class Agent:
         self.health = ProxyHealth(timedelta(seconds=2 * settings.sync_period_s))
         self.ready = asyncio.Event()
         self.urls: dict[str, str] = {}
+        self._draining = asyncio.Event()
+        self._errors = RecentErrors(self.metrics, _unix_s)
         self._forwarder = self._make_forwarder()
         self._steered = self._bridge = None
         self._nft = Nft()
@@ -127,10 +134,14 @@ class Agent:
                 ports = _start(group, self._http_ports())
                 workers = _start(group, {"the data plane": self._forwarder.run()})
                 inputs = _start(group, self._inputs())
-                await stop.asked.wait()
+                await _first(stop.asked, self._draining)
                 self.health.is_stopping = True
                 for task in inputs:
                     task.cancel()
+                if not stop.asked.is_set():
+                    live = await self._forwarder.stop_listening()
+                    log.info("taking no new clients, as asked; %d connections are live", live)
+                    await stop.asked.wait()
                 await self._drain(stop)
                 for task in (*ports, *workers):
                     task.cancel()
@@ -168,10 +179,35 @@ class Agent:
         metrics, health = self._settings.metrics, self._settings.health
         metrics_routes = web.metrics_routes(registry(self.metrics), self._settings.configz)
         health_routes = web.health_routes(self.health, self.metrics, self.detail)
-        return {
+        ports = {
             "the metrics port": self._serve("metrics", metrics, metrics_routes),
             "the health port": self._serve("health", health, health_routes),
         }
+        if self._settings.control_sockets:
+            ports["the control socket"] = control_socket.serve(
+                self._settings.control_sockets,
+                control.routes(self._control_parts()),
+                on_bound=partial(self.urls.__setitem__, "control"),
+                retry_s=self._settings.http_retry_s,
+            )
+            ports["the follower of errors"] = self._errors.follow()
+        return ports
+
+    def _control_parts(self) -> Parts:
+        settings = self._settings
+        return Parts(
+            store=self.store,
+            forwarding=self._forwarder,
+            metrics=self.metrics,
+            health=self.health,
+            errors=self._errors,
+            source="manifests" if settings.manifests else "api",
+            steering="none" if settings.steer is None else "nft",
+            workers=settings.workers,
+            started_s=_unix_s(),
+            is_serving=self.ready.is_set,
+            drain=self._draining.set,
+        )
 
     def _serve(
         self, name: str, at: HostPort, routes: dict[str, web.Handler]
@@ -266,6 +302,19 @@ async def cleanup(settings: SteerSettings) -> None:
     """Remove everything that steering has put into the kernel. Raises PyproxyError."""
     await Steering(Nft(), route_of(settings), settings).cleanup()
     await BridgeReplies(Nft(), (FIRST_PORT, LAST_PORT)).cleanup()
+
+
+def _unix_s() -> float:
+    return datetime.now(UTC).timestamp()
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    async with asyncio.TaskGroup() as group:
+        waits = [group.create_task(event.wait()) for event in events]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
 
 
 def _start(group: asyncio.TaskGroup, tasks: _Tasks) -> list[asyncio.Task[None]]:

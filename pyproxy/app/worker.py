@@ -116,7 +116,7 @@ class Worker:
             case StopListening(order=order):
                 self._forwarder.stop_listening()
                 self._send_counts()
-                self._done(order, ())
+                self._done(order, tuple(self._listening))
             case Pins(pins=pins):
                 now_s = self._clock()
                 for pin in pins:

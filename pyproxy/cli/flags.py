@@ -276,6 +276,13 @@ PROCESS = (
         host_port(10256),
         "IP:PORT",
     ),
+    Flag(
+        "control-socket",
+        ("pyproxy.control_socket",),
+        "the Unix socket that pyproxy status and the like ask; '' for none"
+        " (/run/pyproxy/pyproxy.sock)",
+        metavar="PATH",
+    ),
     Flag("log-level", ("pyproxy.log_level",), "from which level on (info)", choices=_LEVELS),
     Flag("log-format", ("pyproxy.log_format",), "of the log (text)", choices=("text", "json")),
 )

@@ -116,6 +116,7 @@ def settings(arguments: argparse.Namespace, configuration: "Configuration") -> "
         steer=steer_settings(own.steering) if is_steered else None,
         metrics=configuration.metrics,
         health=configuration.health,
+        control_sockets=_control_sockets(own.control_socket),
         drain_timeout_s=own.drain_timeout_s,
         min_sync_period_s=configuration.min_sync_period_s,
         sync_period_s=configuration.sync_period_s,
@@ -126,6 +127,15 @@ def configz(configuration: "Configuration") -> dict[str, Any]:
     """What /configz answers: each document under its API group (PARITY 14.4)."""
     documents = configuration.documents()
     return {document["apiVersion"].partition("/")[0]: document for document in documents}
+
+
+def _control_sockets(wanted: str | None) -> tuple[str, ...]:
+    """Where the control socket may be."""
+    from pyproxy.ops.control_places import places
+
+    if wanted is None:
+        return places()
+    return (wanted,) if wanted else ()
 
 
 def _workers(wanted: int) -> int:

@@ -159,6 +159,14 @@ class PyproxyConfiguration(Section, frozen=True):
             at_least=1,
         ),
     ] = 16_384
+    control_socket: Annotated[
+        str | None,
+        Doc(
+            "The Unix socket that `pyproxy status` and the like ask, for its owner only; without it"
+            " /run/pyproxy/pyproxy.sock, or, where that may not be made, pyproxy.sock in"
+            ' $XDG_RUNTIME_DIR. `""`: none.'
+        ),
+    ] = None
     log_format: Annotated[
         Literal["text", "json"] | None,
         Doc("Without it, logging.format of the KubeProxyConfiguration."),

@@ -4,11 +4,10 @@ There are no rules here. The table and `decide` give the verdict; the checks say
 looked at, and stop at the first that fails, with one line on how to mend it.
 """
 
-import difflib
-
 from pyproxy.core import unserved
 from pyproxy.core.decision import decide, is_node, is_pod, uses_local
 from pyproxy.core.explanation import Check, Explanation, Reason, ref
+from pyproxy.core.near import near
 from pyproxy.core.options import written
 from pyproxy.core.selection import why_not_proxied
 from pyproxy.core.slices import merge
@@ -339,11 +338,9 @@ def _no_frontend(service: Service, target: NameTarget) -> tuple[Reason, Check]:
 
 
 def _no_such_service(store: Store, target: NameTarget) -> Check:
-    known = [f"{namespace}/{name}" for namespace, name in store.services()]
-    same_name = [text for text in known if text.endswith(f"/{target.name}")]
     asked = f"{target.namespace}/{target.name}"
-    near = same_name or difflib.get_close_matches(asked, known, n=3)
-    fix = f"did you mean {', '.join(near[:3])}?" if near else "create it, or check its name"
+    found = near(target.namespace, target.name, store.services())
+    fix = f"did you mean {', '.join(found)}?" if found else "create it, or check its name"
     return Check("Service", ok=False, detail=f"there is no Service {asked}", fix=fix)
 
 

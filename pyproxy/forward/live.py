@@ -66,8 +66,8 @@ class Live:
 
     def connections(self, of: ServiceName | None) -> tuple[int, Iterator[LiveConnection]]:
         """How many there are, of one Service or of all, and the rows of those that still live."""
-        tcp = [c for c in self._connections.live() if of is None or c.served.service.name == of]
-        flows = [f for f in self._udp.flows if of is None or f.service_port.service == of]
+        tcp = [c for c in self._connections.live() if is_of(of, c.served.service.name)]
+        flows = [f for f in self._udp.flows if is_of(of, f.service_port.service)]
         both: list[Connection | UdpFlow] = [*tcp, *flows]
         now_s = self._clock()
 
@@ -80,7 +80,7 @@ class Live:
 
     def endpoints(self, of: ServiceName | None) -> tuple[int, Iterator[LiveEndpoint]]:
         """How many pools there are, of one Service or of all, and the endpoints in use in them."""
-        pools = [p for p in self._balancer.pools() if of is None or p.backend.name.service == of]
+        pools = [p for p in self._balancer.pools() if is_of(of, p.backend.name.service)]
         now_s = self._clock()
 
         def rows() -> Iterator[LiveEndpoint]:
@@ -91,3 +91,10 @@ class Live:
                     yield LiveEndpoint(pool.backend.name, key, live.get(key, 0), ejected_s)
 
         return len(pools), rows()
+
+
+def is_of(asked: ServiceName | None, service: ServiceName) -> bool:
+    """Whether a Service is asked for; without a name, all of a namespace are."""
+    if asked is None or asked == service:
+        return True
+    return not asked.name and asked.namespace == service.namespace

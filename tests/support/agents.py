@@ -115,6 +115,8 @@ def process(*arguments: str) -> Iterator[Process]:
     """`pyproxy run` with free HTTP ports, killed at the end."""
     ports = ["--metrics-bind-address", "127.0.0.1:0", "--healthz-bind-address", "127.0.0.1:0"]
     ports += ["--steer", "none"]  # this machine's kernel is not the tests'
+    if "--control-socket" not in arguments:
+        ports += ["--control-socket", ""]  # nor is its agent
     started = Process(*ports, *arguments)
     try:
         yield started

@@ -1,0 +1,241 @@
+"""What there is, as rows: Service ports, endpoints, connections. Made in turns, traffic between."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, TypeVar
+
+from pyproxy.app.control_parts import Parts
+from pyproxy.app.questions import Told
+from pyproxy.core.near import near, near_texts
+from pyproxy.core.selection import why_not_proxied
+from pyproxy.core.slices import merge
+from pyproxy.metrics import ServicePortCounters
+from pyproxy.model.addresses import join_host_port
+from pyproxy.model.endpoint import Endpoint
+from pyproxy.model.service import Service, ServiceName, ServicePort, ServicePortName
+from pyproxy.model.table import Backend, Frontend
+from pyproxy.ops.control import ControlError
+
+# Rows of one answer, at most; `total` tells of more.
+MAX_ROWS = 10_000
+_IN_A_TURN = 50
+# Of endpoints in use, that one worker tells of.
+_MAX_TOLD = 200_000
+
+_T = TypeVar("_T")
+Row = dict[str, Any]
+_Key = tuple[ServicePortName, tuple[str, int]]
+
+
+async def services(parts: Parts, of: ServiceName | None) -> dict[str, Any]:
+    """The answer to GET /services: a row for each Service port, and one for what has no port."""
+    rows: list[Row] = []
+    counters, nothing = dict(parts.metrics.service_ports()), ServicePortCounters()
+    async for service in _in_turns(_wanted(parts, of)):
+        why = why_not_proxied(service, parts.store.config.proxy_name)
+        by_port = _by_port(parts.store.frontends_of(service.key))
+        for port in () if why else service.ports:
+            name = ServicePortName(service.namespace, service.name, port.name, port.protocol)
+            counted = counters.get(name, nothing)
+            rows.append(_service_row(parts, service, port, by_port.get(name, []), counted))
+        if why or not service.ports:
+            rows.append(_portless_row(service, why))
+    return {"services": rows}
+
+
+async def endpoints(parts: Parts, of: ServiceName | None) -> dict[str, Any]:
+    """The answer to GET /endpoints: a row for each endpoint of each Service port, used or not."""
+    wanted = _wanted(parts, of)
+    told = await parts.forwarding.live("endpoints", of, _MAX_TOLD)
+    live = _Live(told)
+    rows: list[Row] = []
+    total = 0
+    async for service in _in_turns(wanted):
+        for backend in _backends(parts.store.frontends_of(service.key)):
+            found = _endpoints(parts, backend)
+            total += len(found)
+            room = MAX_ROWS - len(rows)
+            rows += [_endpoint_row(backend, endpoint, live) for endpoint in found[:room]]
+    return {"endpoints": rows, "total": total, "complete": told.is_whole and total == len(rows)}
+
+
+async def connections(parts: Parts, of: ServiceName | None, limit: int) -> dict[str, Any]:
+    """The answer to GET /connections: TCP connections and UDP flows."""
+    _wanted(parts, of)
+    told = await parts.forwarding.live("connections", of, limit)
+    pods: dict[ServiceName, dict[str, str]] = {}
+    rows: list[Row] = []
+    async for one in _in_turns(told.connections[:limit]):
+        service = one.service_port.service
+        if service not in pods:
+            slices = parts.store.slices_of(service)
+            pods[service] = {e.address: e.pod for s in slices for e in s.endpoints if e.pod}
+        rows.append(
+            {
+                **_names(one.service_port),
+                "client": join_host_port(*one.client),
+                "frontend": join_host_port(*one.frontend),
+                "endpoint": one.endpoint and join_host_port(*one.endpoint),
+                "pod": pods[service].get(one.endpoint[0], "") if one.endpoint else "",
+                "connected": one.is_connected,
+                "age_seconds": _rounded(one.age_s),
+                "idle_seconds": _rounded(one.idle_s),
+                "bytes_to_endpoint": one.bytes_to_endpoint,
+                "bytes_to_client": one.bytes_to_client,
+            }
+        )
+    is_complete = told.is_whole and len(rows) == told.total
+    return {"connections": rows, "total": told.total, "complete": is_complete}
+
+
+def _wanted(parts: Parts, of: ServiceName | None) -> list[Service]:
+    """The Services asked for, by name. Raises ControlError with near names when there are none."""
+    known = parts.store.services()
+    if of is None:
+        return [known[key] for key in sorted(known)]
+    if of.name:
+        service = known.get(of)
+        if service is not None:
+            return [service]
+        found = near(of.namespace, of.name, known)
+        raise ControlError(404, f"there is no Service {of}", near=found)
+    in_namespace = [known[key] for key in sorted(known) if key[0] == of.namespace]
+    if not in_namespace:
+        found = near_texts(of.namespace, sorted({namespace for namespace, _ in known}))
+        raise ControlError(404, f"no Service is in namespace {of.namespace}", near=found)
+    return in_namespace
+
+
+async def _in_turns(items: Iterable[_T]) -> AsyncIterator[_T]:
+    for number, item in enumerate(items, start=1):
+        yield item
+        if not number % _IN_A_TURN:
+            await asyncio.sleep(0)
+
+
+def _by_port(frontends: Iterable[Frontend]) -> dict[ServicePortName, list[Frontend]]:
+    found: dict[ServicePortName, list[Frontend]] = defaultdict(list)
+    for frontend in frontends:
+        found[frontend.backend.name].append(frontend)
+    return found
+
+
+def _backends(frontends: Iterable[Frontend]) -> list[Backend]:
+    return list({(f.backend.name, f.backend.family): f.backend for f in frontends}.values())
+
+
+def _names(name: ServicePortName) -> Row:
+    return {
+        "namespace": name.namespace,
+        "name": name.name,
+        "port": name.port,
+        "protocol": name.protocol,
+    }
+
+
+def _service_row(
+    parts: Parts,
+    service: Service,
+    port: ServicePort,
+    frontends: list[Frontend],
+    counters: ServicePortCounters,
+) -> Row:
+    name = ServicePortName(service.namespace, service.name, port.name, port.protocol)
+    backends = _backends(frontends)
+    return {
+        **_names(name),
+        "type": service.type,
+        "not_proxied": None,
+        "number": port.port,
+        "frontends": [_frontend(parts, frontend) for frontend in frontends],
+        "endpoints": {
+            "total": sum(len(_endpoints(parts, backend)) for backend in backends),
+            "usable": sum(len({*b.cluster, *b.local}) for b in backends),
+        },
+        "connections": {
+            "active": counters.active,
+            "opened": counters.opened,
+            "closed": dict(counters.closed),
+        },
+        "connect_attempts": dict(counters.attempts),
+        "bytes_to_endpoint": counters.bytes_to_endpoint,
+        "bytes_to_client": counters.bytes_to_client,
+        "ejections": counters.ejections,
+    }
+
+
+def _portless_row(service: Service, why: str | None) -> Row:
+    """What is left alone has the shape of the others, and nothing in it."""
+    return {
+        **_names(ServicePortName(service.namespace, service.name, "", "TCP")),
+        "type": service.type,
+        "not_proxied": why or "NoPorts",
+        "number": 0,
+        "frontends": [],
+        "endpoints": {"total": 0, "usable": 0},
+        "connections": {"active": 0, "opened": 0, "closed": {}},
+        "connect_attempts": {},
+        "bytes_to_endpoint": 0,
+        "bytes_to_client": 0,
+        "ejections": 0,
+    }
+
+
+def _frontend(parts: Parts, frontend: Frontend) -> Row:
+    """fault: why it is not listened on although it should be."""
+    holder = parts.store.table().frontends.get(frontend.key)
+    is_held = holder is not None and holder.backend.name.service == frontend.backend.name.service
+    fault = parts.forwarding.bind_faults().get(frontend.key)
+    return {
+        "address": frontend.address,
+        "port": frontend.port,
+        "kind": frontend.kind,
+        "listening": is_held and parts.forwarding.is_listening(frontend.key),
+        "fault": fault if is_held else "another Service has this address and port",
+    }
+
+
+def _endpoints(parts: Parts, backend: Backend) -> tuple[Endpoint, ...]:
+    name = backend.name
+    port = ServicePort(name.port, name.protocol, 0)  # its number is never looked at
+    slices = parts.store.slices_of(name.service)
+    return merge(slices, port, backend.family, parts.store.table().node.name)
+
+
+def _endpoint_row(backend: Backend, endpoint: Endpoint, live: "_Live") -> Row:
+    key = backend.name, (endpoint.address, endpoint.port)
+    return {
+        **_names(backend.name),
+        "endpoint": str(endpoint),
+        "ready": endpoint.ready,
+        "serving": endpoint.serving,
+        "terminating": endpoint.terminating,
+        "used": endpoint in backend.cluster or endpoint in backend.local,
+        "local": endpoint.is_local,
+        "node": endpoint.node_name,
+        "zones": list(endpoint.zones),
+        "pod": endpoint.pod,
+        "connections": live.connections.get(key, 0),
+        "ejected_by": live.ejected_by.get(key, 0),
+        "ejected_seconds": round(live.ejected_s.get(key, 0.0), 3),
+    }
+
+
+class _Live:
+    """What all processes have told of endpoints, summed; ejected_by: in how many, for how long."""
+
+    def __init__(self, told: Told) -> None:
+        self.connections: Counter[_Key] = Counter()
+        self.ejected_by: Counter[_Key] = Counter()
+        self.ejected_s: dict[_Key, float] = {}
+        for row in told.endpoints:
+            key = row.service_port, row.endpoint
+            self.connections[key] += row.connections
+            if row.ejected_s:
+                self.ejected_by[key] += 1
+                self.ejected_s[key] = max(row.ejected_s, self.ejected_s.get(key, 0.0))
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
