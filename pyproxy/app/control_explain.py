@@ -88,7 +88,7 @@ class _LiveChecks:
         if not ejected:
             return []
         told = ", ".join(f"{e} for {s:.0f} s yet" for e, s in sorted(ejected.items()))
-        detail = f"{len(ejected)} of {len(explanation.endpoints)} are left out: {told}"
+        detail = f"{len(ejected)} of {len(explanation.endpoints)} endpoints are left out: {told}"
         return [
             Check(
                 "Ejection", ok=False, detail=detail, fix="they come back once they can be connected"

@@ -5,8 +5,21 @@ import sys
 from collections.abc import Sequence
 
 from pyproxy import __version__
-from pyproxy.cli import check, cleanup, config, demo, explain, local
+from pyproxy.cli import (
+    check,
+    cleanup,
+    completion,
+    config,
+    demo,
+    explain,
+    lists,
+    local,
+    orders,
+    status,
+    top,
+)
 from pyproxy.cli import run as run_command
+from pyproxy.cli.control_client import NoAgentError
 from pyproxy.errors import ConfigError, PyproxyError
 
 EXIT_FAILED = 1
@@ -23,19 +36,24 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"pyproxy {__version__}")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (run_command, local, explain, demo, check, config, cleanup):
+    for command in (run_command, local, status, lists, top, explain, orders):
+        command.register(commands)
+    for command in (demo, check, config, cleanup, completion):
         command.register(commands)
     return root
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command; return 0, or 1 when it failed, or 2 when it was asked for wrongly."""
+    """Run one command; return its status: 1 when it failed, 2 for wrong usage or no agent."""
     arguments = parser().parse_args(argv)
     try:
-        status: int = arguments.main(arguments)
+        exit_status: int = arguments.main(arguments)
     except ConfigError as fault:
         for line in fault.faults:
             print(f"pyproxy: {line}", file=sys.stderr)
+        return EXIT_USAGE
+    except NoAgentError as fault:
+        print(f"pyproxy: {fault}", file=sys.stderr)
         return EXIT_USAGE
     except PyproxyError as fault:
         print(f"pyproxy: {fault}", file=sys.stderr)
@@ -46,4 +64,4 @@ def run(argv: Sequence[str]) -> int:
         # The reader (head, less) has seen enough. Keep the interpreter's last flush quiet too.
         sys.stderr.close()
         return EXIT_FAILED
-    return status
+    return exit_status

@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pyproxy.cli import control_client
 from pyproxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ targets:
   default/web:http         those of one port, by its name or number
   10.96.0.1:443,from=IP    as seen from a client's address
 
-exit status: 0 every target is forwarded, 1 some target is not, 2 wrong usage or input
+Without --manifests the running agent is asked; it also tries to connect the endpoints.
+
+exit status: 0 every target is forwarded and every check well, 1 some is not, 2 wrong usage or
+input, or no agent answers
 """
 
 
@@ -56,30 +60,52 @@ def register(commands: Any) -> None:
     )
     command.add_argument("--config", metavar="FILE", help="a KubeProxyConfiguration")
     command.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    control_client.add_socket(command)
     command.set_defaults(main=main)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Explain every target. Raises ConfigError for anything that cannot be read."""
-    from pyproxy.core.explain import explain
-
-    if not arguments.manifests:
-        raise ConfigError(
-            "explain needs --manifests PATH: files with the Services and EndpointSlices"
-        )
     if not arguments.targets:
         raise ConfigError(
             "explain needs a TARGET; --manifests takes every word after it, so write the targets"
             " first, or -- before them"
         )
     targets = _targets(arguments)
-    store = _store(arguments)
-    explanations = [explain(store, target) for target in targets]
+    explanations = _offline(arguments, targets) if arguments.manifests else _live(arguments)
     if arguments.output == "json":
         _print_json(explanations)
     else:
         _print_text(targets, explanations)
-    return 0 if all(e.action == "forward" for e in explanations) else 1
+    return 0 if all(map(_is_well, explanations)) else 1
+
+
+def _is_well(explanation: "Explanation") -> bool:
+    return explanation.action == "forward" and all(check.ok for check in explanation.checks)
+
+
+def _offline(arguments: argparse.Namespace, targets: "list[Target]") -> "list[Explanation]":
+    """What the files say."""
+    from pyproxy.core.explain import explain
+
+    store = _store(arguments)
+    return [explain(store, target) for target in targets]
+
+
+def _live(arguments: argparse.Namespace) -> "list[Explanation]":
+    """What the running agent says, which knows its node by itself."""
+    import msgspec
+
+    from pyproxy.core.explanation import Explanation
+
+    if arguments.node or arguments.local_address or arguments.config:
+        raise ConfigError(
+            "--node, --local-address and --config are for --manifests PATH: without it the running"
+            " agent is asked, which has its own"
+        )
+    body = {"targets": arguments.targets, "client": arguments.client}
+    answer = control_client.ask(arguments.control_socket, "POST", "/explain", body)
+    return msgspec.convert(answer["explanations"], list[Explanation])
 
 
 def _targets(arguments: argparse.Namespace) -> "list[Target]":
