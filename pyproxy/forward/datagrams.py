@@ -2,9 +2,11 @@
 
 What costs is the way of a packet through the kernel, from the call to the queue of whom it is for.
 A run of datagrams of one size goes that way once: as one packet, which the kernel cuts up at the
-end of it (UDP_SEGMENT, udp(7); generic segmentation offload). Nobody can tell: each arrives as the
-datagram that it was. On loopback, where one alone took 2.6 µs, two took 2.0 each, eight 0.8.
-sendmmsg(2) would save the calls but not the way.
+end of it (UDP_SEGMENT, udp(7); generic segmentation offload). Each arrives as the datagram that it
+was; only filters and captures of this host see the run, as they do with TCP. On loopback, where one
+alone took 2.6 µs, two took 2.0 each, eight 0.8. sendmmsg(2) would save the calls but not the way.
+recvmmsg(2), by way of ctypes, saved half a µs for each of eight that were read, and nothing that
+could be told from noise in whole exchanges.
 
 It knows no flows. Every error of a socket is returned or raised to who asked.
 """
