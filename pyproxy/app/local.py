@@ -117,7 +117,8 @@ class Local:
                 task.cancel()
 
     async def _close_followers(self) -> None:
-        for follower in self._followers:
+        """Close them in turn, the one that shows the log first: what goes wrong must be seen."""
+        for follower in reversed(self._followers):
             try:
                 await follower.close()
             except PyproxyError as fault:

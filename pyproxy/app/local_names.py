@@ -14,6 +14,8 @@ from pyproxy.core.dns_zone import zone_of
 from pyproxy.core.env_file import environment_of
 from pyproxy.core.hosts_block import entries_of
 from pyproxy.core.local_names import Names, Scope, names_of
+from pyproxy.core.local_service import Claimant
+from pyproxy.core.loopback import Placements
 from pyproxy.errors import PyproxyError
 from pyproxy.names import replacement
 from pyproxy.names.dns import DnsServer
@@ -28,9 +30,17 @@ log = logging.getLogger(__name__)
 _ENV_HEADER = b"# Written by pyproxy local, which removes it when it ends.\n"
 
 
+_Causes = tuple[Placements, list[tuple[Claimant, str]]]
+
+
 def _names(state: "State", scope: Scope) -> Names:
     claimants = {local.claimant for local in state.services} | state.placements.keys()
     return names_of(claimants, scope)
+
+
+def _causes(state: "State") -> _Causes:
+    """What names follow from. Endpoints, which change most often, are not among it."""
+    return state.placements, [(s.claimant, s.service.external_name) for s in state.services]
 
 
 class _InOrder:
@@ -59,32 +69,30 @@ class HostsFollower:
         self._file = HostsFile(path)
         self._scope = scope
         self._disk = _InOrder()
-        self._wanted: tuple[str, ...] | None = None
-        self._is_written = False
-        self._contested: set[str] = set()
+        self._done: _Causes | None = None
+        self._is_touched = False
+        self._told: set[str] = set()
 
     async def follow(self, state: "State") -> None:
-        """Write the block, where it is another one than before. Raises PyproxyError."""
-        names = _names(state, self._scope)
-        self._tell_contested(names)
-        entries = entries_of(state.placements, names)
-        if entries == self._wanted and self._is_written:
+        """Write the block, where it may be another one than before. Raises PyproxyError."""
+        causes = _causes(state)
+        if causes == self._done:
             return
-        self._wanted, self._is_written = entries, False
+        names = _names(state, self._scope)
+        for name in names.contested:
+            if name not in self._told:
+                self._told.add(name)
+                log.warning("the name %s is that of several Services: add the namespace", name)
+        entries = entries_of(state.placements, names)
+        self._is_touched = True
         await self._disk.run(lambda: self._file.publish(entries))
-        self._is_written = True
+        self._done = causes
 
     async def close(self) -> None:
         """Take the block out. Raises PyproxyError."""
-        if self._wanted is not None:
+        if self._is_touched:
             await self._disk.run(self._file.remove)
         self._disk.close()
-
-    def _tell_contested(self, names: Names) -> None:
-        for name in names.contested:
-            if name not in self._contested:
-                self._contested.add(name)
-                log.warning("the name %s is several Services': use it with a namespace", name)
 
 
 class DnsFollower:
@@ -95,18 +103,22 @@ class DnsFollower:
         self._port = port
         self._scope = scope
         self._server: DnsServer | None = None
+        self._done: _Causes | None = None
 
     async def follow(self, state: "State") -> None:
         """Answer from this state on; listen, the first time. Raises PyproxyError."""
+        causes = _causes(state)
+        if causes == self._done:
+            return
         names = _names(state, self._scope)
         zone = zone_of(state.services, state.placements, names, self._scope.domain)
-        if self._server is not None:
-            self._server.publish(zone)
-            return
-        server = DnsServer(zone)
-        port = await server.start(self._address, self._port)
-        self._server = server
-        log.info("DNS for %s at %s port %d", self._scope.domain, self._address, port)
+        if self._server is None:
+            server = DnsServer(zone)
+            port = await server.start(self._address, self._port)
+            self._server = server
+            log.info("DNS for %s at %s port %d", self._scope.domain, self._address, port)
+        self._server.publish(zone)
+        self._done = causes
 
     async def close(self) -> None:
         """Listen no more."""
@@ -121,27 +133,28 @@ class EnvFollower:
         self._path = path
         self._scope = scope
         self._disk = _InOrder()
-        self._wanted: bytes | None = None
-        self._is_written = False
+        self._done: _Causes | None = None
+        self._is_touched = False
         self._told: set[str] = set()
 
     async def follow(self, state: "State") -> None:
-        """Write the file, where it is another one than before. Raises PyproxyError."""
+        """Write the file, where it may be another one than before. Raises PyproxyError."""
+        causes = _causes(state)
+        if causes == self._done:
+            return
         made = environment_of(state.placements, self._scope)
         for note in made.notes:
             if note not in self._told:
                 self._told.add(note)
                 log.warning("%s", note)
         content = _ENV_HEADER + made.text().encode()
-        if content == self._wanted and self._is_written:
-            return
-        self._wanted, self._is_written = content, False
+        self._is_touched = True
         await self._disk.run(lambda: _write(self._path, content))
-        self._is_written = True
+        self._done = causes
 
     async def close(self) -> None:
         """Remove the file: what it says is over. Raises PyproxyError."""
-        if self._wanted is not None:
+        if self._is_touched:
             await self._disk.run(lambda: _remove(self._path))
         self._disk.close()
 

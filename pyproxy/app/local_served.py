@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pyproxy.app.faults import cause_of
 from pyproxy.app.local_cluster import LocalCluster
 from pyproxy.app.local_dial import LocalDialler, Upstream, Way
 from pyproxy.core.local_service import Claimant, LocalService
+from pyproxy.errors import ApiError
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.metrics import Metrics
 from pyproxy.model.service import Protocol as IpProtocol
-from pyproxy.source.apiserver import ApiServerSettings, ApiServerSource
+from pyproxy.source.apiserver import ApiServerSettings, ApiServerSource, Selection
 from pyproxy.tunnel.pods import PodTunnels
 
 if TYPE_CHECKING:
@@ -69,13 +71,23 @@ class Served:
     async def run(self) -> None:
         """Watch and carry, until cancelled. Raises ConfigError or ApiError when it cannot."""
         assert self._dialler is not None
-        async with asyncio.TaskGroup() as group, PodTunnels(self._source) as tunnels:
-            group.create_task(self._dialler.serve(tunnels))
-            group.create_task(self._source.run())
-            await self._is_listed.wait()
-            group.create_task(self.way.run())
-            await self._look_for_namespaces()
-            await asyncio.Event().wait()
+        selection = self._cluster.api.selection or Selection()
+        where = ", ".join(selection.namespaces) or "all namespaces"
+        log.info("%s: watching the Services of %s", self._cluster, where)
+        try:
+            async with asyncio.TaskGroup() as group, PodTunnels(self._source) as tunnels:
+                group.create_task(self._dialler.serve(tunnels))
+                group.create_task(self._source.run())
+                await self._is_listed.wait()
+                group.create_task(self.way.run())
+                await self._look_for_namespaces()
+                await asyncio.Event().wait()
+        except BaseExceptionGroup as faults:
+            cause = cause_of(faults)
+            if not isinstance(cause, ApiError):
+                raise
+            hint = " (deploy/local has all that is needed)" if cause.status == 403 else ""
+            raise ApiError(f"{self._cluster}: {cause}{hint}", status=cause.status) from cause
 
     @property
     def is_ready(self) -> bool:

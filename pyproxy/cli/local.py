@@ -1,6 +1,7 @@
 """`pyproxy local`: a cluster's Services on this machine's loopback network."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 from pyproxy.errors import ConfigError
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Sequence
 
     from pyproxy.app.local import Follower, LocalSettings
     from pyproxy.app.local_served import Cluster
+    from pyproxy.app.stop import Stop
     from pyproxy.config import HostPort
     from pyproxy.core.local_names import Scope
     from pyproxy.core.loopback import Rules
     from pyproxy.source.credentials import Context
 
+HOSTS = "/etc/hosts"
 _DNS_PORT = 5353
 
 _EPILOG = """\
@@ -72,7 +76,7 @@ def register(commands: Any) -> None:
     )  # fmt: skip
     process.add_argument("--plain", action="store_true", help="lines, also in a terminal")
     process.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="warning"
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info"
     )
     process.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
     command.set_defaults(main=main)
@@ -108,21 +112,19 @@ def main(arguments: argparse.Namespace) -> int:
     import asyncio
 
     from pyproxy.app import logs
+    from pyproxy.app.descriptors import raise_descriptor_limit
     from pyproxy.app.local import Local
     from pyproxy.app.loops import loop_factory
     from pyproxy.app.stop import Stop
 
     logs.set_up(arguments.log_level, "text")
+    raise_descriptor_limit()
 
     async def run() -> None:
-        contexts = await _contexts(arguments)
-        settings = _settings(arguments, contexts)
         stop = Stop()
-        with stop.on_signals():
-            followers = [
-                *_followers(arguments, _scope(arguments, settings)),
-                _view(arguments, stop),
-            ]
+        settings = _settings(arguments, await _contexts(arguments))
+        followers = [*_followers(arguments, _scope(arguments, settings)), _view(arguments, stop)]
+        with stop.on_signals(_signals()):
             await Local(settings, followers).run(stop)
 
     with asyncio.Runner(loop_factory=loop_factory(arguments.loop)) as runner:
@@ -130,11 +132,22 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _signals() -> "list[signal.Signals]":
+    """The signals that ask to stop: a terminal that is closed does as well, unless by nohup."""
+    import signal
+
+    from pyproxy.app.stop import SIGNALS
+
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [*SIGNALS, *([] if is_ignored else [signal.SIGHUP])]
+
+
 async def _contexts(arguments: argparse.Namespace) -> "list[Context]":
     from pyproxy.source.credentials import CredentialSettings, context_of
 
     if arguments.all_namespaces and arguments.namespace:
         raise ConfigError("-n and -A: choose one")
+    _namespaces(arguments)
     wanted = list(dict.fromkeys(arguments.context)) or [None]
     return [
         await context_of(CredentialSettings(kubeconfig=arguments.kubeconfig, context=context))
@@ -173,8 +186,15 @@ def _own(arguments: argparse.Namespace, context: "Context") -> tuple[str, ...]:
 
 
 def _namespaces(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The namespaces that are asked for. Raises ConfigError for what cannot be one's name."""
+    from pyproxy.core.local_service import LABEL
+
     words = [word.strip() for text in arguments.namespace for word in text.split(",")]
-    return tuple(dict.fromkeys(filter(None, words)))
+    namespaces = tuple(dict.fromkeys(filter(None, words)))
+    faults = [f"-n {word}: this is no name" for word in namespaces if not LABEL.fullmatch(word)]
+    if faults:
+        raise ConfigError(*faults)
+    return namespaces
 
 
 def _rules(arguments: argparse.Namespace) -> "Rules":
@@ -202,8 +222,11 @@ def _rules(arguments: argparse.Namespace) -> "Rules":
 
 
 def _scope(arguments: argparse.Namespace, settings: "LocalSettings") -> "Scope":
+    import socket
+
     from pyproxy.core.local_names import Scope
 
+    host = socket.gethostname().lower()
     namespaces: dict[str, None] = {}
     for cluster in settings.clusters:
         if cluster.api.selection is not None:
@@ -212,6 +235,7 @@ def _scope(arguments: argparse.Namespace, settings: "LocalSettings") -> "Scope":
         contexts=tuple(cluster.context for cluster in settings.clusters),
         namespaces=tuple(namespaces),
         domain=arguments.cluster_domain,
+        taken=frozenset({host, host.partition(".")[0]}),
     )
 
 
@@ -220,7 +244,7 @@ def _followers(arguments: argparse.Namespace, scope: "Scope") -> "Sequence[Follo
 
     followers: list[Follower] = []
     if arguments.hosts or arguments.hosts_path:
-        followers.append(HostsFollower(Path(arguments.hosts_path or "/etc/hosts"), scope))
+        followers.append(HostsFollower(Path(arguments.hosts_path or HOSTS), scope))
     if arguments.dns:
         followers.append(DnsFollower(*_dns(arguments.dns), scope))
     if arguments.env_file:
@@ -240,13 +264,15 @@ def _dns(text: str) -> "HostPort":
     return found
 
 
-def _view(arguments: argparse.Namespace, stop: Any) -> "Follower":
+def _view(arguments: argparse.Namespace, stop: "Stop") -> "Follower":
     from pyproxy.cli.local_view import JsonLines, Lines
 
     if arguments.output == "json":
         return JsonLines(sys.stdout)
-    if sys.stdout.isatty() and not arguments.plain:
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not arguments.plain:
+        from pyproxy.cli.keyboard import is_in_foreground
         from pyproxy.cli.local_screen import Screen
 
-        return Screen(stop)
+        if is_in_foreground():
+            return Screen(stop)
     return Lines(sys.stdout)

@@ -102,14 +102,14 @@ def _cells(row: Row, *, with_context: bool) -> tuple[str, ...]:
         str(row.claimant),
         row.kind,
         row.address or "-",
-        ",".join(map(_port, row.ports)) or "-",
+        ",".join(map(port_text, row.ports)) or "-",
         str(row.endpoints),
         row.note,
     )
     return (row.claimant.context or "-", *cells) if with_context else cells
 
 
-def _port(port: LocalPort) -> str:
-    """`8080`, `80->8080` where it is another one here, `53->8053/UDP`."""
+def port_text(port: LocalPort) -> str:
+    """Return it for a person: `8080`, `80->8080` where it is another one here, `53->8053/UDP`."""
     text = str(port.port) if port.port == port.local else f"{port.port}->{port.local}"
     return text if port.protocol == "TCP" else f"{text}/{port.protocol}"

@@ -19,6 +19,7 @@ from aiohttp import web
 from pyproxy.model.events import Resource
 from tests.support.fake_api_bell import Bell
 from tests.support.fake_api_faults import FakeFaults, Refusal, Verb
+from tests.support.fake_api_namespaces import FakeNamespaces
 from tests.support.fake_api_portforward import FakePortForward
 from tests.support.fake_api_store import KINDS, ApiStatus, FakeStore, Json, Selection
 
@@ -64,6 +65,7 @@ class FakeApiServer:
         self.store = FakeStore()
         self.faults = FakeFaults()
         self.portforward = FakePortForward()
+        self.namespaces = FakeNamespaces()
         self.token = token
         self.bookmark_interval_s = bookmark_interval_s
         self.asked: list[Asked] = []
@@ -94,7 +96,7 @@ class FakeApiServer:
                 path = f"{kind.prefix}{space}/{resource}"
                 app.router.add_route("*", path, self._handler(resource))
                 app.router.add_route("*", f"{path}/{{name}}", self._handler(resource))
-        app.add_routes(self.portforward.routes(self._check_token))
+        app.add_routes([*self.namespaces.routes(), *self.portforward.routes(self._check_token)])
         # A handler of a client that has gone away must not wait for the watch's time-out.
         self._runner = web.AppRunner(
             app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None
