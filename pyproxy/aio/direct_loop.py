@@ -45,7 +45,7 @@ class _Selector(selectors.EpollSelector):
         self.has_work = False
         while True:
             try:
-                events = poll(_milliseconds(wait_s), _MAX_EVENTS)
+                events = poll(wait_s, _MAX_EVENTS)  # rounds up to milliseconds
             except InterruptedError:
                 return []
             others = dispatch(events)
@@ -67,11 +67,6 @@ class _Selector(selectors.EpollSelector):
                 write = selectors.EVENT_WRITE if mask & ~select.EPOLLIN else 0
                 ready.append((key, (read | write) & key.events))
         return ready
-
-
-def _milliseconds(wait_s: float | None) -> float | None:
-    """Round up to what epoll counts in, as selectors.EpollSelector does."""
-    return None if wait_s is None else math.ceil(wait_s * 1e3) * 1e-3
 
 
 class DirectLoop(asyncio.SelectorEventLoop):
