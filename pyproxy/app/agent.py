@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal
 
 import msgspec
+from prometheus_client import CollectorRegistry
 
 from pyproxy.app import config_file, control
 from pyproxy.app.control_parts import Parts
@@ -25,6 +26,7 @@ from pyproxy.app.pipeline import Pipeline
 from pyproxy.app.recent_errors import RecentErrors
 from pyproxy.app.steered import SteeredForwarder
 from pyproxy.app.stop import Stop
+from pyproxy.app.vitals import keep_vitals
 from pyproxy.app.workers import Workers, WorkersSettings
 from pyproxy.config import HostPort, ProxyConfig
 from pyproxy.config.own import Steering as SteeringConfig
@@ -62,7 +64,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     all.
     workers: processes that forward; 0: this one does. worker_patience_s: how long one may take to
     answer before it is killed, and replaced.
-    metrics, health: where their HTTP ports listen. control_sockets: the places for the control
+    metrics, health: where their HTTP ports listen. kubeproxy_metrics: whether kube-proxy's names
+    are shown as well. control_sockets: the places for the control
     socket, of which the first is taken that may be used; empty: there is none. http_retry_s: until
     one that is taken is tried again.
     min_sync_period_s: between two updates of the forwarder. sync_period_s: until a failed one is
@@ -82,6 +85,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: HostPort = HostPort("127.0.0.1", 10249)
     health: HostPort = HostPort("0.0.0.0", 10256)  # noqa: S104  probes and load balancers ask it
     control_sockets: tuple[str, ...] = ()
+    kubeproxy_metrics: bool = True
     http_retry_s: float = web.BIND_RETRY_S
     drain_timeout_s: float = 30.0
     min_sync_period_s: float = 0.05
@@ -177,9 +181,10 @@ class Agent:
 
     def _http_ports(self) -> _Tasks:
         metrics, health = self._settings.metrics, self._settings.health
-        metrics_routes = web.metrics_routes(registry(self.metrics), self._settings.configz)
+        metrics_routes = web.metrics_routes(self._registry(), self._settings.configz)
         health_routes = web.health_routes(self.health, self.metrics, self.detail)
         ports = {
+            "the look at this process": keep_vitals(self.metrics, self._forwarder.count_ejected),
             "the metrics port": self._serve("metrics", metrics, metrics_routes),
             "the health port": self._serve("health", health, health_routes),
         }
@@ -192,6 +197,9 @@ class Agent:
             )
             ports["the follower of errors"] = self._errors.follow()
         return ports
+
+    def _registry(self) -> CollectorRegistry:
+        return registry(self.metrics, with_kubeproxy=self._settings.kubeproxy_metrics)
 
     def _control_parts(self) -> Parts:
         settings = self._settings

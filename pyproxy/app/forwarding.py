@@ -37,6 +37,9 @@ class Forwarding(Protocol):
     def set_log_level(self, level: int) -> None:
         """Let other processes log from this level on."""
 
+    def count_ejected(self) -> None:
+        """Bring the counters of endpoints that are ejected now up to date."""
+
     async def run(self) -> None:
         """Keep it going, until cancelled."""
 
@@ -59,6 +62,7 @@ class InProcess:
         self.listening = forwarder.listening
         self.bind_faults = forwarder.bind_faults
         self.drain = forwarder.drain
+        self.count_ejected = forwarder.count_ejected
         self.close = forwarder.close
 
     async def stop_listening(self) -> int:

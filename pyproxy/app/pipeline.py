@@ -19,9 +19,9 @@ from pyproxy.core.programming_latency import ProgrammingLatency
 from pyproxy.core.store import Changes, Store
 from pyproxy.forward.binding import TAKEN
 from pyproxy.metrics import Metrics
-from pyproxy.model.events import Event
+from pyproxy.model.events import Applied, Deleted, Event, Listed
 from pyproxy.model.service import ServiceName
-from pyproxy.model.table import FrontendKey
+from pyproxy.model.table import FrontendKey, VipTable
 from pyproxy.ops.events import EventPublisher, Occurrence, invalid_annotation, not_listening
 from pyproxy.ops.health_check import HealthCheckServers
 
@@ -73,6 +73,7 @@ class Pipeline:
     def publish(self, event: Event) -> None:
         """Take in an event of the source."""
         changes = self._store.apply(event)
+        self._count(event)
         self._latency.apply(event)
         needs_check = self._checks.apply(event)
         self._changed(changes, needs_update=needs_check)
@@ -102,22 +103,15 @@ class Pipeline:
         """Ask for an update, if the table is whole."""
         # A partial table would refuse clients of what is yet to come (17.1).
         if self._store.is_synced and not self._awaited:
-            self._health.queued(datetime.now(UTC))
+            now = datetime.now(UTC)
+            self._health.queued(now)
+            self._metrics.last_queued_s = now.timestamp()
             self._request()
 
     async def update(self) -> None:
         """Serve the newest table. Raises PyproxyError when it could not be done."""
-        table, touched = self._store.table(), self._touched
-        self._touched = set()
-        try:
-            if self._steered is not None:
-                await self._steered.update(table, touched)
-            else:
-                await self._forwarder.extend(table, touched)
-                await self._forwarder.retire()
-        except Exception:
-            self._touched = None  # not sure what was done: the next update looks everywhere
-            raise
+        with self._metrics.update_time.time():
+            table = await self._serve()
         now = datetime.now(UTC)
         for seconds in self._latency.programmed(now):
             self._metrics.programming_latency.observe(seconds)
@@ -144,6 +138,29 @@ class Pipeline:
             self._touched.update(changes.frontends)
         if changes.is_visible or needs_update or not self._has_served:
             self.request()
+
+    async def _serve(self) -> VipTable:
+        """Forward and steer by the newest table, and return it."""
+        table, touched = self._store.table(), self._touched
+        self._touched = set()
+        try:
+            if self._steered is not None:
+                await self._steered.update(table, touched)
+            else:
+                await self._forwarder.extend(table, touched)
+                await self._forwarder.retire()
+        except Exception:
+            self._touched = None  # not sure what was done: the next update looks everywhere
+            raise
+        self._metrics.table = table.frontends
+        return table
+
+    def _count(self, event: Event) -> None:
+        match event:
+            case Listed(resource, values):
+                self._metrics.event_counts[resource] += len(values)
+            case Applied(resource) | Deleted(resource):
+                self._metrics.event_counts[resource] += 1
 
     def _first_update(self) -> None:
         self._has_served = True

@@ -46,6 +46,7 @@ class SteeredForwarder:
         self._forwarder = forwarder
         self._steering = steering
         self._counts = metrics.steering
+        self._time = metrics.steering_time
         self._planner = Planner()
         self._listening = _Listening(forwarder)
         self._has_route = False
@@ -61,7 +62,8 @@ class SteeredForwarder:
             await self._steering.start()
             self._has_route = True
         try:
-            await self._steer(self._planner.plan(table, self._listening, touched))
+            with self._time.time():
+                await self._steer(self._planner.plan(table, self._listening, touched))
         finally:
             self._count()
         await self._forwarder.retire()

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from pyproxy.aio.direct_loop import DirectLoop
 from pyproxy.app import logs
 from pyproxy.app.questions import rows_for
+from pyproxy.app.vitals import vitals_now
 from pyproxy.app.worker_channel import Channel
 from pyproxy.app.worker_counts import CountsSource, Increments
 from pyproxy.app.worker_table import applied, unpacked
@@ -47,7 +48,7 @@ from pyproxy.core.balancer import Balancer
 from pyproxy.forward.forwarder import Forwarder
 from pyproxy.forward.live import ROWS_IN_A_TURN, LiveConnection, LiveEndpoint
 from pyproxy.forward.shared_counts import SharedCounts, SharedMemory
-from pyproxy.metrics import Metrics
+from pyproxy.metrics import Metrics, Vitals
 from pyproxy.model.node import NodeView
 from pyproxy.model.persistent import PersistentMap
 from pyproxy.model.service import ServicePortName
@@ -90,6 +91,7 @@ class Worker:
         self._order = 0
         self._pins: deque[Pin] = deque(maxlen=_MAX_PINS)
         self._pins_dropped = 0
+        self._vitals: Vitals | None = None
         self._drain_timeout_s = hello.drain_timeout_s
         self._leaving: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._stopped = asyncio.Event()
@@ -200,7 +202,10 @@ class Worker:
     async def _report(self) -> None:
         """Tell now and then what was counted, and what could be bound after all."""
         while True:
+            due_s = self._clock() + REPORT_INTERVAL_S
             await asyncio.sleep(REPORT_INTERVAL_S)
+            self._vitals = vitals_now(self._clock() - due_s)
+            self._forwarder.count_ejected()
             for part in self._counts.service_ports():
                 if part:
                     self._send_part(part)
@@ -226,6 +231,7 @@ class Worker:
             forwarder.live_connections,
             forwarder.live_flows,
             dropped,
+            self._vitals,
         )
         self._channel.send(frame(counts))
 

@@ -20,8 +20,8 @@ _LOST: "CloseReason" = "worker_lost"
 
 _PORTS_IN_A_PART = 500
 
-# What has come, by the name of the count: a number, or one for each label.
-Increments = dict[str, int | dict[str, int]]
+# What has come, by the name of the count: a number, one for each label, or one for each bucket.
+Increments = dict[str, int | dict[str, int] | list[int]]
 
 
 class _Seen:
@@ -31,9 +31,9 @@ class _Seen:
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
-        self._values: dict[str, int | Counter[str]] = {}
+        self._values: dict[str, int | Counter[str] | list[int]] = {}
 
-    def __getitem__(self, name: str) -> int | Counter[str]:
+    def __getitem__(self, name: str) -> int | Counter[str] | list[int]:
         return self._values.get(name, 0)
 
     def take(self, counted: object) -> Increments:
@@ -44,11 +44,19 @@ class _Seen:
             if not value and not before:
                 continue
             if isinstance(value, Counter):
-                known = before if isinstance(before, Counter) else Counter()
-                news = {k: n - known[k] for k, n in value.items() if n != known[k]}
+                counted_before = before if isinstance(before, Counter) else Counter()
+                news = {
+                    k: n - counted_before[k] for k, n in value.items() if n != counted_before[k]
+                }
                 if news:
                     found[name] = news
                     self._values[name] = value.copy()
+            elif isinstance(value, list):
+                if value != before:
+                    old = before if isinstance(before, list) else [0] * len(value)
+                    if any(grown := [n - b for n, b in zip(value, old, strict=True)]):
+                        found[name] = grown
+                        self._values[name] = value.copy()
             elif value != (before or 0):
                 found[name] = value - (before or 0)
                 self._values[name] = value
@@ -91,6 +99,7 @@ class CountsSource:
                 self._ports[name] = (counters, seen)
             # Attempts alone: of UDP clients that no endpoint could be had for.
             has_moved = counters.opened != seen["opened"] or counters.attempts != seen["attempts"]
+            has_moved = has_moved or counters.ejected != seen["ejected"]
             if counters.active or has_moved or seen["active"]:
                 increments = seen.take(counters)
                 if increments:
@@ -142,5 +151,8 @@ def _add(counted: object, increments: Increments) -> None:
     for name, change in increments.items():
         if isinstance(change, dict):
             getattr(counted, name).update(change)
+        elif isinstance(change, list):
+            buckets = getattr(counted, name)
+            buckets[:] = [n + more for n, more in zip(buckets, change, strict=True)]
         else:
             setattr(counted, name, getattr(counted, name) + change)

@@ -16,6 +16,7 @@ from pyproxy.app.worker_table import WireFrontend
 from pyproxy.core.affinity import Pin
 from pyproxy.forward.live import LiveConnection, LiveEndpoint
 from pyproxy.forward.settings import ForwardSettings
+from pyproxy.metrics import Vitals
 from pyproxy.model.node import NodeView
 from pyproxy.model.service import ServiceName, ServicePortName
 from pyproxy.model.table import FrontendKey
@@ -127,14 +128,15 @@ class Done(_Message, frozen=True):
 class Counts(_Message, frozen=True):
     """What has been counted since the last message; by Service port, and of the whole process.
 
-    A number is one to add, a mapping has one for each label.
+    A number is one to add, a mapping has one for each label, a list one for each bucket.
     """
 
-    service_ports: list[tuple[ServicePortName, dict[str, int | dict[str, int]]]]
-    process: dict[str, int | dict[str, int]]
+    service_ports: list[tuple[ServicePortName, dict[str, int | dict[str, int] | list[int]]]]
+    process: dict[str, int | dict[str, int] | list[int]]
     live_connections: int
     live_flows: int
     pins_dropped: int
+    vitals: Vitals | None = None
 
 
 class Answer(_Message, frozen=True):

@@ -186,6 +186,9 @@ class Workers:
         for worker in self._workers.values():
             worker.send(data)
 
+    def count_ejected(self) -> None:
+        """They do so by themselves."""
+
     def _slots_for(self, frontends: list[Frontend]) -> list[tuple[ServiceName, int | None]]:
         """Give slots to Services that are limited and have none; tell which were taken back."""
         limited = {
@@ -247,6 +250,8 @@ class Workers:
                 worker.live_connections = message.live_connections
                 self._metrics.pins_dropped += message.pins_dropped
                 self._sum.add(worker.number, message, self._uses)
+                if message.vitals is not None:
+                    self._metrics.vitals[f"worker-{worker.number}"] = message.vitals
             case Answer() as part:
                 rows = part.connections, part.endpoints
                 self._questions.told(
@@ -349,6 +354,7 @@ class Workers:
         finally:
             self._workers.pop(number, None)
             self._questions.lost(number)
+            self._metrics.vitals.pop(f"worker-{number}", None)
             self._memory.clear(number)
             lost = self._sum.lost(number)
             self._progress.set()

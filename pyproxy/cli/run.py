@@ -115,6 +115,7 @@ def settings(arguments: argparse.Namespace, configuration: "Configuration") -> "
         log_format=configuration.log_format,
         steer=steer_settings(own.steering) if is_steered else None,
         metrics=configuration.metrics,
+        kubeproxy_metrics=own.kubeproxy_metrics,
         health=configuration.health,
         control_sockets=_control_sockets(own.control_socket),
         drain_timeout_s=own.drain_timeout_s,

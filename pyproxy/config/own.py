@@ -167,6 +167,13 @@ class PyproxyConfiguration(Section, frozen=True):
             ' $XDG_RUNTIME_DIR. `""`: none.'
         ),
     ] = None
+    kubeproxy_metrics: Annotated[
+        bool,
+        Doc(
+            "Whether /metrics has also the names of kube-proxy that mean something here, so that"
+            " its dashboards work."
+        ),
+    ] = True
     log_format: Annotated[
         Literal["text", "json"] | None,
         Doc("Without it, logging.format of the KubeProxyConfiguration."),

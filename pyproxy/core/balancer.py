@@ -50,6 +50,11 @@ class Pool:
         """How often an endpoint was ejected."""
         return self._outliers.total
 
+    @property
+    def has_ejected(self) -> bool:
+        """Whether any endpoint is ejected now."""
+        return bool(self._outliers)
+
     def ejected(self) -> list[tuple[EndpointKey, float]]:
         """Return the endpoints that are ejected now, each with when it may be picked again."""
         return self._outliers.ejected()

@@ -75,6 +75,7 @@ class Forwarder:
         self._gone: dict[FrontendKey, Frontend] = {}
         self._uses: Counter[tuple[ServicePortName, Family]] = Counter()
         self._is_stopping = False
+        self._with_ejected: set[ServicePortName] = set()
 
     @property
     def live_connections(self) -> int:
@@ -159,6 +160,18 @@ class Forwarder:
         except TimeoutError:
             self._connections.cut_all()
         self._udp.cut_all()
+
+    def count_ejected(self) -> None:
+        """Bring the counters of endpoints that are ejected now up to date."""
+        found: Counter[ServicePortName] = Counter()
+        for pool in self._balancer.pools():
+            if pool.has_ejected:
+                found[pool.backend.name] += len(pool.ejected())
+        for name in self._with_ejected - found.keys():
+            self._metrics.service_port_if_known(name).ejected = 0
+        for name, count in found.items():
+            self._metrics.service_port_if_known(name).ejected = count
+        self._with_ejected = set(found)
 
     def close(self) -> None:
         """Reset what is live; give back every descriptor, pipe and timer. May be called twice."""

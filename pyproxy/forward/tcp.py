@@ -33,6 +33,7 @@ from pyproxy.forward.sockets import (
     probe_when_silent,
     reset_on_close,
 )
+from pyproxy.metrics.histogram import CONNECT_BOUNDS_S, DURATION_BOUNDS_S, observe
 
 if TYPE_CHECKING:
     from pyproxy.core.affinity import EndpointKey
@@ -60,6 +61,7 @@ class Connection:
         "_client",
         "_client_address",
         "_client_events",
+        "_connected_s",
         "_endpoint",
         "_give_up_s",
         "_is_open",
@@ -96,6 +98,7 @@ class Connection:
         self._to_endpoint: Direction | None = None
         self._to_client: Direction | None = None
         self._opened_s = 0.0
+        self._connected_s = 0.0
         self._give_up_s = 0.0
         self._moved = -1  # bytes, at the last look
         self._quiet_since_s = 0.0
@@ -230,6 +233,8 @@ class Connection:
                 self._note_failure(result_of(error.errno or 0))
                 continue
             shared.admission.fed(self)
+            if self._tried:
+                served.counters.retries += 1
             timeout_s = served.options.connect_timeout_s or shared.settings.connect_timeout_s
             self.next_step_s = min(now_s + timeout_s, self._give_up_s)
             return
@@ -291,6 +296,8 @@ class Connection:
         shared, served = self._shared, self.served
         assert self._endpoint is not None
         served.counters.attempts["ok"] += 1
+        self._connected_s = now_s = shared.clock()
+        observe(served.counters.connect_times, CONNECT_BOUNDS_S, now_s - self._opened_s)
         served.pool.connected(self._endpoint)
         shared.dialled(self)
         client, workspace, counters = self._client, shared.workspace, served.counters
@@ -403,4 +410,7 @@ class Connection:
                 self._shared.poller.close(sock)
         if self._endpoint is not None:
             self.served.pool.released(self._endpoint)
+        if self._to_endpoint is not None:
+            duration_s = self._shared.clock() - self._opened_s
+            observe(self.served.counters.durations, DURATION_BOUNDS_S, duration_s)
         self._shared.ended(self, reason)

@@ -241,6 +241,7 @@ def test_an_ejected_endpoint_gets_no_connections_and_comes_back_by_one_probe(
     pool = pool_of(backend(*ENDPOINTS, affinity=affinity, options=ServiceOptions(balance=balance)))
     assert refuse(pool, A)
     assert (pool.ejections, pool.ejected()) == (1, [(("10.0.0.1", 80), 10.0)])
+    assert pool.has_ejected
     assert A not in spread(pool, 9, clients=CLIENTS[::3])
     assert spread(pool, 10, clients=CLIENTS[1::3])[A] == 1  # the probe
     pool.connected(A)
@@ -392,3 +393,15 @@ def test_pick_returns_a_member_that_was_not_tried_or_none_when_all_were(
     else:
         assert found in endpoints
         assert found.port not in tried
+
+
+def test_the_pools_tell_what_their_endpoints_have() -> None:
+    balancer = Balancer(first)
+    pool = balancer.pool(PLAIN)
+    endpoint = picked(pool)
+    assert balancer.pools() == [pool]
+    told = pool.live_counts()
+    assert told == {(endpoint.address, endpoint.port): 1}
+    pool.released(endpoint)
+    assert told  # a copy
+    assert pool.live_counts() == {}

@@ -7,9 +7,12 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pyproxy.metrics import Metrics, registry
+from pyproxy.metrics import Metrics, Vitals, registry
+from pyproxy.metrics.histogram import CONNECT_BOUNDS_S, observe
+from pyproxy.model.endpoint import Endpoint
 from pyproxy.model.reasons import CloseReason, ConnectResult, FlowEnd
 from pyproxy.model.service import ServicePortName
+from pyproxy.model.table import Backend, Frontend
 
 TCP = ServicePortName("shop", "cart", "http", "TCP")
 UDP = ServicePortName("kube-system", "kube-dns", "dns", "UDP")
@@ -87,3 +90,73 @@ def test_watches_and_undecodable_objects_are_counted_by_resource() -> None:
     assert found["pyproxy_watch_restarts_total", "reset", "services"] == 4
     assert found["pyproxy_objects_undecodable_total", "endpointslices"] == 5
     assert found["pyproxy_health_answers_total", "503", "/healthz"] == 6
+
+
+def test_a_histogram_adds_up_to_each_bound() -> None:
+    metrics = Metrics()
+    counters = metrics.service_port(TCP)
+    for seconds in (0.0004, 0.0005, 0.3, 60.0):
+        observe(counters.connect_times, CONNECT_BOUNDS_S, seconds)
+    found = rendered(metrics)
+    name, labels = "pyproxy_connect_duration_seconds", sorted_labels(TCP)
+    assert found[f"{name}_count", *labels] == 4
+    assert found[f"{name}_sum", *labels] == pytest.approx(60.3009)
+    bounds = {le: found[f"{name}_bucket", *sorted_labels(TCP, le=le)] for le in ("0.0005", "5.0")}
+    assert bounds == {"0.0005": 2, "5.0": 3}
+
+
+def test_a_service_port_without_connections_has_no_histograms() -> None:
+    metrics = Metrics()
+    metrics.service_port(TCP)
+    assert not [key for key in rendered(metrics) if "duration_seconds" in key[0] and "shop" in key]
+
+
+def test_endpoints_are_counted_once_and_by_state() -> None:
+    metrics = Metrics()
+    ready, late = Endpoint("10.1.0.1", 80), Endpoint("10.1.0.2", 80, ready=False)
+    leaving = Endpoint("10.1.0.3", 80, ready=False, terminating=True)
+    backend = Backend(name=TCP, family="IPv4", cluster=(ready, late, leaving), local=(ready,))
+    frontend = Frontend("10.96.0.1", 80, "TCP", "ClusterIP", backend)
+    metrics.table = {frontend.key: frontend}
+    found = rendered(metrics)
+    for state in ("ready", "serving", "terminating"):
+        assert found["pyproxy_endpoints", *sorted_labels(TCP, state=state)] == 1
+
+
+def test_processes_tell_of_their_descriptors_and_lag() -> None:
+    metrics = Metrics()
+    metrics.vitals["worker-0"] = Vitals(12, 1024, 0.25)
+    found = rendered(metrics)
+    assert found["pyproxy_descriptors", "worker-0"] == 12
+    assert found["pyproxy_descriptors_limit", "worker-0"] == 1024
+    assert found["pyproxy_event_loop_lag_seconds", "worker-0"] == 0.25
+
+
+def kubeproxy_names(metrics: Metrics, *, wanted: bool) -> set[str]:
+    text = generate_latest(registry(metrics, with_kubeproxy=wanted)).decode()
+    found = {family.name for family in text_string_to_metric_families(text)}
+    return {name.removeprefix("kubeproxy_") for name in found if name.startswith("kubeproxy_")}
+
+
+def test_the_names_of_kube_proxy_are_there_unless_switched_off() -> None:
+    assert kubeproxy_names(Metrics(), wanted=True) == {
+        "network_programming_duration_seconds",
+        "proxy_healthz",
+        "proxy_livez",
+        "sync_proxy_rules_duration_seconds",
+        "sync_proxy_rules_endpoint_changes",
+        "sync_proxy_rules_last_queued_timestamp_seconds",
+        "sync_proxy_rules_last_timestamp_seconds",
+        "sync_proxy_rules_service_changes",
+    }
+    assert not kubeproxy_names(Metrics(), wanted=False)
+
+
+def test_kube_proxys_histograms_have_its_buckets() -> None:
+    text = generate_latest(registry(Metrics())).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    samples = families["kubeproxy_sync_proxy_rules_duration_seconds"].samples
+    bounds = [
+        s.labels["le"] for s in samples if s.labels.get("ip_family") == "IPv4" and "le" in s.labels
+    ]
+    assert bounds == [*(str(0.001 * 2**n) for n in range(15)), "+Inf"]

@@ -6,6 +6,7 @@ from pyproxy.app.worker_wire import Counts
 from pyproxy.app.workers import share_of
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.metrics import Metrics, ServicePortCounters
+from pyproxy.metrics.histogram import DURATION_BOUNDS_S, observe
 from pyproxy.model.service import ServicePortName
 
 WEB = ServicePortName("default", "web", "http", "TCP")
@@ -113,3 +114,26 @@ def test_limits_of_the_node_are_shared_out_and_listeners_shared() -> None:
 
 def test_a_death_is_told_in_words() -> None:
     assert list(map(cause_of_death, (1, -9, -35))) == ["exit status 1", "SIGKILL", "signal 35"]
+
+
+def test_histograms_are_added_up_bucket_by_bucket() -> None:
+    agent = Metrics()
+    first, second = Pair(agent), Pair(agent, 1)
+    for pair in (first, second, first):
+        counters = pair.metrics.service_port(WEB)
+        serve(counters, 1)
+        observe(counters.durations, DURATION_BOUNDS_S, 0.5)
+        pair.tell()
+    assert agent.service_port(WEB).durations[2] == 3
+    assert agent.service_port(WEB).durations[-1] == 1_500_000
+
+
+def test_endpoints_that_a_dead_worker_had_ejected_are_ejected_no_more() -> None:
+    agent = Metrics()
+    pair = Pair(agent)
+    pair.metrics.service_port(WEB).attempts["refused"] += 3
+    pair.metrics.service_port(WEB).ejected = 1
+    pair.tell()
+    assert agent.service_port(WEB).ejected == 1
+    pair.sum.lost(0)
+    assert agent.service_port(WEB).ejected == 0

@@ -1,0 +1,77 @@
+"""The names that dashboards and alerts for kube-proxy ask for, where they mean something here.
+
+Buckets, labels and types are those of kube-proxy v1.36 `metrics.go` (PARITY section 15); one update
+serves both address families, and each is shown it.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from pyproxy.model.addresses import FAMILIES
+
+if TYPE_CHECKING:
+    from prometheus_client import Histogram
+
+    from pyproxy.metrics.state import Metrics
+    from pyproxy.model.events import Resource
+
+
+def families(metrics: "Metrics") -> Iterator[Metric]:
+    """What kube-proxy would count."""
+    yield _histogram(
+        metrics.update_time,
+        "kubeproxy_sync_proxy_rules_duration_seconds",
+        "Of one update, failed ones included.",
+    )
+    yield _histogram(
+        metrics.programming_latency,
+        "kubeproxy_network_programming_duration_seconds",
+        "From the change of endpoints in the control plane to its being served here.",
+    )
+    yield _by_family(
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+        "When the last update succeeded, in Unix time.",
+        metrics.last_update_s,
+    )
+    yield _by_family(
+        "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+        "When an update was last asked for, in Unix time.",
+        metrics.last_queued_s,
+    )
+    changes: dict[str, Resource] = {"endpoint": "endpointslices", "service": "services"}
+    for what, resource in changes.items():
+        yield CounterMetricFamily(
+            f"kubeproxy_sync_proxy_rules_{what}_changes",
+            f"Changes of {resource} that were taken in.",
+            value=metrics.event_counts[resource],
+        )
+    for path in ("healthz", "livez"):
+        answers = CounterMetricFamily(
+            f"kubeproxy_proxy_{path}", f"Answers of /{path}.", labels=("code",)
+        )
+        for code in (200, 503):
+            answers.add_metric((str(code),), metrics.health_answers[f"/{path}", code])
+        yield answers
+
+
+def _histogram(observed: "Histogram", name: str, documentation: str) -> Metric:
+    """The same observations under another name, for each address family."""
+    family = Metric(name, documentation, "histogram")
+    (own,) = observed.collect()
+    for ip_family in FAMILIES:
+        for sample in own.samples:
+            suffix = sample.name.removeprefix(own.name)
+            if suffix != "_created":
+                labels = {"ip_family": ip_family, **sample.labels}
+                family.add_sample(name + suffix, labels, sample.value)
+    return family
+
+
+def _by_family(name: str, documentation: str, value: float) -> Metric:
+    family = GaugeMetricFamily(name, documentation, labels=("ip_family",))
+    for ip_family in FAMILIES:
+        family.add_metric((ip_family,), value)
+    return family
