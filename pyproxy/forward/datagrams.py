@@ -29,6 +29,9 @@ IN_A_TURN = 64
 # The largest payload is 65,507 bytes on IPv4 and 65,527 on IPv6. A buffer for each of a turn: only
 # the pages that something was written to take memory, 256 KiB if no datagram is large.
 _BUFFER_BYTES = 65_536
+# Not a power of two: the beginnings of all buffers would compete for few lines of the CPU's
+# caches (3 % of the time of lone datagrams). Room for a full Ethernet frame, in lines of 64 bytes.
+_BUFFERS_APART = _BUFFER_BYTES + 2112
 
 # Each must fit into a packet of the route (its MTU). 1,280 bytes do on any route of IPv6 (RFC 8200
 # 5), and on all but odd ones of IPv4; less 48 for the headers.
@@ -47,8 +50,8 @@ class Datagrams:
 
     def __init__(self) -> None:
         self.has_runs = _cuts_up()
-        memory = memoryview(bytearray(IN_A_TURN * _BUFFER_BYTES))
-        starts = range(0, len(memory), _BUFFER_BYTES)
+        memory = memoryview(bytearray(IN_A_TURN * _BUFFERS_APART))
+        starts = range(0, len(memory), _BUFFERS_APART)
         self._buffers = [memory[start : start + _BUFFER_BYTES] for start in starts]
 
     def from_clients(self, sock: RawSocket) -> tuple[dict[SocketAddress, list[memoryview]], int]:
