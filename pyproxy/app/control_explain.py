@@ -15,6 +15,7 @@ from pyproxy.app.recent_errors import WINDOW_S
 from pyproxy.core.explain import explain
 from pyproxy.core.explanation import Check, Explanation
 from pyproxy.core.target import Target
+from pyproxy.forward.binding import TAKEN
 from pyproxy.forward.live import LiveEndpoint
 from pyproxy.model.addresses import join_host_port
 from pyproxy.model.service import ServiceName
@@ -68,7 +69,7 @@ class _LiveChecks:
         forwarding = self._parts.forwarding
         fault = forwarding.bind_faults().get(key)
         if fault is not None:
-            fix = "end what has it, or find out with: ss -lntup" if "use" in fault else ""
+            fix = "end what has it, or find out with: ss -lntup" if fault == TAKEN else ""
             return Check("Listener", ok=False, detail=f"cannot listen on it: {fault}", fix=fix)
         if forwarding.is_listening(key):
             return Check("Listener", ok=True, detail="the agent listens on it")

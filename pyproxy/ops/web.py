@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, exposition
 from pyproxy.core.health import ProxyHealth
 from pyproxy.metrics import Metrics
 from pyproxy.model.addresses import join_host_port
+from pyproxy.ops import http_log
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,13 @@ async def serve(
     application = web.Application()
     for path, handler in routes.items():
         application.router.add_get(path, handler)
-    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=1.0,
+        logger=http_log.log,
+    )
     await runner.setup()
     try:
         on_bound(await _bind(runner, name, address, port, retry_s))

@@ -197,8 +197,15 @@ def test_wrong_usage_ends_with_2_and_says_why(
     assert fault in err
 
 
-def test_without_manifests_it_says_what_it_needs(explain: Command) -> None:
-    status, _, err = explain(VIP, with_manifest=False)
+def test_without_manifests_it_asks_an_agent(explain: Command, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nobody.sock")
+    status, out, err = explain(VIP, "--control-socket", nowhere, with_manifest=False)
+    assert (status, out) == (2, "")
+    assert f"no agent answers at {nowhere}" in err
+
+
+def test_an_agent_is_asked_about_its_own_node_only(explain: Command) -> None:
+    status, _, err = explain(VIP, "--node", "node-2", with_manifest=False)
     assert status == 2
     assert "--manifests" in err
 

@@ -192,7 +192,7 @@ def start(host: Host, config: Path, manifests: Path, workers: int = 2) -> "subpr
     """Start pyproxy on a node, and wait until it serves."""
     command = [sys.executable, "-m", "pyproxy", "run", "--config", str(config)]
     command += ["--manifests", str(manifests), "--hostname-override", host.name]
-    command += ["--workers", str(workers)]
+    command += ["--workers", str(workers), "--control-socket", ""]
     process = host.start(*command, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
     assert process.stderr is not None
     log = []
@@ -307,7 +307,7 @@ def test_without_the_capability_it_says_what_is_missing(tmp_path: Path) -> None:
     with cluster("routed") as lab:
         command = ["setpriv", "--bounding-set", "-net_admin,-net_raw", "--inh-caps", "-all"]
         command += [sys.executable, "-m", "pyproxy", "run", "--steer", "nft"]
-        command += ["--manifests", str(tmp_path)]
+        command += ["--manifests", str(tmp_path), "--control-socket", ""]
         process = lab.node.start(*command, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
         assert process.wait(timeout=60) == 1
         assert process.stderr is not None
@@ -436,6 +436,7 @@ def test_services_on_the_loopback_network_work_while_steering() -> None:
             host.serve("TCP", f"127.97.0.{number}", 9080)
             host.serve("UDP", f"127.97.0.{number}", 9007)
         command = [sys.executable, "-m", "pyproxy", "run", "--manifests", str(examples)]
+        command += ["--control-socket", ""]
         process = host.start(*command, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
         assert process.stderr is not None
         assert any("listening on 3 addresses" in line for line in process.stderr)

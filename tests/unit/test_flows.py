@@ -162,3 +162,12 @@ def test_any_history_leaves_the_flows_that_a_plain_list_would_keep(
             table.sent(flow, now_s)
             model[key] = (now_s, model[key][1])
         assert len(table) == len(model) <= 4
+
+
+def test_the_table_lists_its_flows_answered_or_not() -> None:
+    table = make_table()
+    flows = [Flow("a", 0), Flow("b", 0)]
+    for flow in flows:
+        table.add(flow)
+    table.replied(flows[0], 1)
+    assert set(table) == set(flows)

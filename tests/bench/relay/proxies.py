@@ -74,8 +74,10 @@ class Setup:
         path = self._config(f"pyproxy-{services}.yaml", text)
         command = [sys.executable, "-m", "pyproxy", "run", "--manifests", str(path)]
         command += ["--steer", "none", "--workers", str(workers), "--log-level", "warning"]
-        command += ["--metrics-bind-address", "127.0.0.1:0", "--healthz-bind-address"]
-        return self._target(name, addresses[-1], [*command, "127.0.0.1:0"])
+        command += ["--control-socket", "", "--metrics-bind-address", "127.0.0.1:0"]
+        return self._target(
+            name, addresses[-1], [*command, "--healthz-bind-address", "127.0.0.1:0"]
+        )
 
     def haproxy(self, threads: int) -> Target | None:
         """HAProxy in TCP mode."""
