@@ -68,6 +68,7 @@ def _widths(rows: "Sequence[Row]", width: int, *, several: bool) -> dict[str, in
         "PORTS": min(most_ports, _widest("PORTS", map(_ports, rows))),
         **{column: len(column) for column in _NUMBERS},  # more than `amount` needs
     }
+    count = len(widths)
     for column in _SPARED:
         if _left(widths, width) >= _LEAST_SERVICE_WIDTH:
             break
@@ -75,7 +76,7 @@ def _widths(rows: "Sequence[Row]", width: int, *, several: bool) -> dict[str, in
     left = _left(widths, width)
     widths["SERVICE"] = max(1, min(left, _widest("SERVICE", (str(r.claimant) for r in rows))))
     left -= widths["SERVICE"] + _GAP
-    if left >= _LEAST_NOTE_WIDTH:
+    if left >= _LEAST_NOTE_WIDTH and len(widths) == count:
         widths["NOTE"] = left
     return widths
 
