@@ -104,7 +104,11 @@ def _live(arguments: argparse.Namespace) -> "list[Explanation]":
             " agent is asked, which has its own"
         )
     body = {"targets": arguments.targets, "client": arguments.client}
-    answer = control_client.ask(arguments.control_socket, "POST", "/explain", body)
+    try:
+        answer = control_client.ask(arguments.control_socket, "POST", "/explain", body)
+    except control_client.NoAgentError as fault:
+        hint = "or explain from files, with --manifests PATH"
+        raise control_client.NoAgentError(f"{fault}; {hint}") from fault
     return msgspec.convert(answer["explanations"], list[Explanation])
 
 
