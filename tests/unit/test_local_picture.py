@@ -69,20 +69,10 @@ def test_500_services_fill_any_terminal_and_no_line_is_broken(
 
 def test_a_wide_terminal_shows_all_columns_and_a_narrow_one_what_matters_most() -> None:
     wide = drawn(state(3, "kind", "prod"), 160)
-    assert wide[0].split() == (
-        [
-            "CONTEXT",
-            "SERVICE",
-            "ADDRESS",
-            "PORTS",
-            "READY",
-            "CONNS",
-            "NEW/S",
-            "BYTES/S",
-            "ERRORS",
-            "NOTE",
-        ]
-    )
+    assert wide[0].split() == [
+        *("CONTEXT", "SERVICE", "ADDRESS", "PORTS"),
+        *("READY", "CONNS", "NEW/S", "BYTES/S", "ERRORS", "NOTE"),
+    ]
     assert re.search(
         r"127\.1\.200\.100 +80->8080 53/UDP +0 +0 +0 +0 +0 +no ready endpoint", wide[1]
     )
