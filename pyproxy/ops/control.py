@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # The longest request: some thousand targets to explain.
 _MAX_BODY_BYTES = 256 * 1024
+# One that lets nobody connect for longer is alive, and busy.
+_CONNECT_S = 1.0
 # The place is not ours to use; another may be.
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
@@ -74,13 +76,16 @@ async def serve(
         sock, path = await _bound(places, retry_s)
         mine = os.stat(path)
         try:
-            await web.SockSite(runner, sock).start()
+            try:
+                await web.SockSite(runner, sock).start()
+            except BaseException:  # being cancelled: the loop does not own the socket yet
+                sock.close()
+                raise
             log.info("control socket at %s", path)
             on_bound(path)
             await asyncio.Event().wait()
         finally:
             _remove(path, mine)
-            sock.close()
     finally:
         await runner.cleanup()
 
@@ -139,7 +144,7 @@ def _clear(path: str) -> None:
     if not stat.S_ISSOCK(found.st_mode):
         raise _TakenError(f"{path} is no socket, and left alone")
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(1.0)
+        client.settimeout(_CONNECT_S)
         try:
             client.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):

@@ -1,5 +1,6 @@
 """The control socket: its answers, who may ask, and that nothing said to it disturbs the proxy."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -13,7 +14,11 @@ from typing import Any
 
 import pytest
 
+from pyproxy.cli import control_client
+from pyproxy.ops.control_places import places
 from tests.support import agents
+from tests.support.backends import VIP_PORT, new_address, receive, udp_socket
+from tests.support.builders import make_port, make_service, make_slice
 from tests.support.control import ROOT, Served, pyproxy, served
 
 
@@ -102,6 +107,43 @@ def test_the_socket_of_a_live_agent_is_left_to_it(alone: Served, tmp_path: Path)
         second.process.terminate()
         second.wait()
     assert alone.json("status")["agent"]["pid"] == pid
+
+
+async def test_where_the_first_place_is_forbidden_the_second_is_taken(tmp_path: Path) -> None:
+    # Nobody, not even root, makes files in /sys.
+    asked = agents.settings(
+        tmp_path, control_sockets=("/sys/x.sock", str(tmp_path / "second.sock"))
+    )
+    async with agents.running(asked, ports=3) as agent:
+        assert agent.urls["control"] == str(tmp_path / "second.sock")
+
+
+def test_the_places_are_the_systems_and_then_the_users() -> None:
+    assert places({}) == ("/run/pyproxy/pyproxy.sock",)
+    both = ("/run/pyproxy/pyproxy.sock", "/run/user/1000/pyproxy.sock")
+    assert places({"XDG_RUNTIME_DIR": "/run/user/1000"}) == both
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+async def test_udp_flows_are_listed_beside_connections(tmp_path: Path, workers: int) -> None:
+    vip = new_address()
+    with udp_socket(new_address()) as endpoint, udp_socket("127.0.0.1") as client:
+        at = endpoint.getsockname()
+        port = {"name": "dns", "port": at[1], "protocol": "UDP"}
+        service = make_service("dns", cluster_ip=vip, ports=[make_port(VIP_PORT, "dns", "UDP")])
+        agents.write(tmp_path / "dns.yaml", service, make_slice(at[0], service="dns", ports=[port]))
+        path = str(tmp_path / "x.sock")
+        asked = agents.settings(tmp_path, workers=workers, control_sockets=(path,))
+        async with agents.running(asked, ports=3):
+            client.sendto(b"question", (vip, VIP_PORT))
+            await receive(endpoint)
+            answer = await asyncio.to_thread(control_client.ask, path, "GET", "/connections")
+    (flow,) = answer["connections"]
+    assert flow["protocol"] == "UDP"
+    assert flow["endpoint"] == f"{at[0]}:{at[1]}"
+    assert not flow["connected"]
+    assert flow["idle_seconds"] >= 0
+    assert (flow["age_seconds"], flow["bytes_to_client"]) == (None, None)
 
 
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
