@@ -60,7 +60,9 @@ class Served:
         self._skipped: set[str] = set()
         self._dialler: LocalDialler | None = None
         forward = ForwardSettings(
-            connect_timeout_s=_CONNECT_TIMEOUT_S, connect_deadline_s=_CONNECT_DEADLINE_S
+            connect_timeout_s=_CONNECT_TIMEOUT_S,
+            connect_deadline_s=_CONNECT_DEADLINE_S,
+            tells_taken=False,
         )
         self.cluster = LocalCluster(
             cluster.context, forward, random.random, time.monotonic, self._make_dialler

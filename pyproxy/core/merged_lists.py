@@ -8,7 +8,6 @@ from collections.abc import Collection
 
 from pyproxy.model.events import (
     Applied,
-    Deleted,
     Event,
     Listed,
     Object,
@@ -29,15 +28,14 @@ class MergedLists:
     def merge(self, part: str, event: Event) -> Event | None:
         """Return the event as one of the whole; None while parts were never listed."""
         objects = self._objects[part]
-        match event:
-            case Listed(values=values):
-                self._missing.discard(part)
-                self._objects[part] = {key_of(value): value for value in values}
-                return self._whole()
-            case Applied(value=value):
-                objects[key_of(value)] = value
-            case Deleted(key=key):
-                objects.pop(key, None)
+        if isinstance(event, Listed):
+            self._missing.discard(part)
+            self._objects[part] = {key_of(value): value for value in event.values}
+            return self._whole()
+        if isinstance(event, Applied):
+            objects[key_of(event.value)] = event.value
+        else:
+            objects.pop(event.key, None)
         return None if self._missing else event
 
     def _whole(self) -> Listed | None:

@@ -71,6 +71,7 @@ class Bindings:
         self._servers = servers
         self._metrics = metrics
         self._batch = settings.bind_retry_batch
+        self._tells_taken = settings.tells_taken
         self._faults: dict[FrontendKey, str] = {}
         self._waiting: dict[FrontendKey, Frontend] = {}
         self._retries = Ticker(loop, settings.bind_retry_s, self._retry)
@@ -103,7 +104,7 @@ class Bindings:
         self._waiting.clear()
 
     def _try(self, frontends: "list[Frontend]") -> "list[tuple[Frontend, str]]":
-        """Serve each; return those whose fault is new, or another than before."""
+        """Serve each; return those whose fault is new, or another than before, and to be told."""
         news: list[tuple[Frontend, str]] = []
         for frontend in frontends:
             key = frontend.key
@@ -116,7 +117,8 @@ class Bindings:
                 self._waiting[key] = frontend  # behind the others, which are tried first
                 if self._faults.get(key) != reason:
                     self._faults[key] = reason
-                    news.append((frontend, reason))
+                    if self._tells_taken or reason not in NOT_TO_BE_HAD:
+                        news.append((frontend, reason))
             else:
                 if self._faults.pop(key, None) is not None:
                     log.info("listening on %s after all", frontend)

@@ -25,6 +25,8 @@ class ForwardSettings(msgspec.Struct, frozen=True, kw_only=True):
         host, or no such connection succeeds. Takes the same capability.
     bind_retry_s, bind_retry_batch: how often to try again what could not be bound, and how many of
         them at once: 500 binds take about 5 ms.
+    tells_taken: log what cannot be bound because the address or the port is not to be had; off
+        where such frontends are moved elsewhere at once.
     udp_unreplied_timeout_s, udp_replied_timeout_s: idle times of a flow before and after its
         endpoint has answered; conntrack's defaults (PARITY 11.1).
     max_udp_flows: each takes one descriptor.
@@ -45,6 +47,7 @@ class ForwardSettings(msgspec.Struct, frozen=True, kw_only=True):
     source_address: Literal["auto", "node"] = "node"
     bind_retry_s: float = 2.0
     bind_retry_batch: int = 500
+    tells_taken: bool = True
     udp_unreplied_timeout_s: float = 30.0
     udp_replied_timeout_s: float = 120.0
     max_udp_flows: int = 16_384

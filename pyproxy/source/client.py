@@ -5,6 +5,7 @@ that renewing them cuts no watch that is open, and no connection made with old o
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,6 +27,9 @@ _POST_TIMEOUT_S = 10.0
 _MAX_REFUSAL_BYTES = 64 * 1024
 # Kubelets send 32 KiB at a time (Go, io.Copy), and proxies in between may join a few.
 _MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+# A watch is silent for minutes when nothing happens. A machine that slept, or left the network
+# it began on, never hears of its end: the kernel asks after 15 s of silence, for 15 s at most.
+_PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -59,7 +63,7 @@ class ApiClient:
         self.credentials: Credentials = await load_credentials(self._settings)
         self._session = aiohttp.ClientSession(
             # A watch holds its connection; the library's limit would queue further ones silently.
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             headers={"Accept": "application/json", "User-Agent": f"pyproxy/{__version__}"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -224,6 +228,17 @@ class ApiClient:
             "server_hostname": name,
             "proxy": credentials.proxy,
         }
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket that notices a server that has vanished."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBES.items():
+        if hasattr(socket, name):  # macOS has another name for the first
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
 
 
 async def _refused_upgrade(

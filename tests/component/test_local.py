@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -33,7 +34,9 @@ from tests.support.backends import (
 from tests.support.builders import Json, make_endpoint, make_port, make_service, make_slice
 from tests.support.fake_api import FakeApiServer, write_kubeconfig
 
-WEB = Claimant("fake", "default", "web")
+# Of its own, so that two runs of the tests have different addresses.
+CONTEXT = f"fake-{os.getpid()}"
+WEB = Claimant(CONTEXT, "default", "web")
 RULES = Rules(first_port=1024)
 
 
@@ -105,7 +108,7 @@ async def running(
     watched, stop = Watched(), Stop()
     local = Local(
         LocalSettings(
-            clusters=(Cluster(context="fake", api=settings),),
+            clusters=(Cluster(context=CONTEXT, api=settings),),
             upstream=upstream,
             rules=rules,
             min_interval_s=0.01,
@@ -169,7 +172,7 @@ async def test_auto_finds_that_pods_cannot_be_reached(api: FakeApiServer, tmp_pa
             address, port = it.watched.place()
             assert await said(address, port) == b"abc"
             assert it.watched.state is not None
-            assert it.watched.state.ways == {"fake": "portforward"}
+            assert it.watched.state.ways == {CONTEXT: "portforward"}
 
 
 async def test_a_deleted_pod_costs_the_next_connection_nothing(
@@ -262,8 +265,10 @@ async def test_a_port_that_is_taken_is_passed_over_and_told(
                 await it.watched.until_ready()
                 address, port = it.watched.place()
                 assert (address, port) != place
+                where = f"{address}:{port}"
                 assert await said(address, port) == b"abc"
-    assert any(f"{place[0]}" in r.getMessage() for r in caplog.records)
+    (told,) = (r.getMessage() for r in caplog.records if "another process" in r.getMessage())
+    assert told == f"default/web: port 80: another process listens there; it is at {where} now"
 
 
 async def test_only_what_was_asked_for_is_served(api: FakeApiServer, tmp_path: Path) -> None:
@@ -276,7 +281,7 @@ async def test_only_what_was_asked_for_is_served(api: FakeApiServer, tmp_path: P
         assert set(it.watched.state.placements) == {WEB}
         # The namespace comes later.
         api.create("services", make_service("web", namespace="later", labels={"app": "web"}))
-        await it.watched.until_ready(Claimant("fake", "later", "web"), endpoints=0)
+        await it.watched.until_ready(WEB._replace(namespace="later"), endpoints=0)
 
 
 async def test_an_external_name_is_told_not_forwarded(api: FakeApiServer, tmp_path: Path) -> None:
@@ -298,7 +303,7 @@ async def test_names_and_variables_are_there_while_it_runs_and_gone_after(
     hosts, env = tmp_path / "hosts", tmp_path / "env"
     hosts.write_bytes(b"127.0.0.1 localhost\r\n# no newline at the end")
     before = hosts.read_bytes()
-    scope = Scope(contexts=("fake",), namespaces=("default",))
+    scope = Scope(contexts=(CONTEXT,), namespaces=("default",))
     followers = (HostsFollower(hosts, scope), EnvFollower(env, scope))
     make_web(api, ("web-1", ("192.0.2.1", 80)))
     async with running(api, tmp_path, "portforward", *followers) as it:
@@ -338,7 +343,7 @@ async def test_what_is_forbidden_is_told_with_the_rights_that_are_missing(
 ) -> None:
     kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", api.url)
     source = ApiServerSettings(kubeconfig=str(kubeconfig), selection=Selection(("default",)))
-    settings = LocalSettings(clusters=(Cluster(context="fake", api=source),))
+    settings = LocalSettings(clusters=(Cluster(context=CONTEXT, api=source),))
     with (
         api.faults.refusing(403, resource="services"),
         pytest.raises(ApiError, match="services"),
