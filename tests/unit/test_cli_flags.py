@@ -135,3 +135,10 @@ def test_configz_holds_both_documents_as_they_are_in_force() -> None:
     assert found["kubeproxy.config.k8s.io"]["clusterCIDR"] == "10.0.0.0/8"
     assert found["kubeproxy.config.k8s.io"]["kind"] == "KubeProxyConfiguration"
     assert found["pyproxy.io"]["steer"] == "nft"
+
+
+def test_the_control_socket_is_where_it_is_said_to_be_or_nowhere() -> None:
+    plain = ("--steer", "none")
+    assert agent_settings(*plain).control_sockets[0] == "/run/pyproxy/pyproxy.sock"
+    assert agent_settings(*plain, "--control-socket", "/x/y").control_sockets == ("/x/y",)
+    assert agent_settings(*plain, "--control-socket", "").control_sockets == ()
