@@ -93,14 +93,6 @@ def _process(metrics: Metrics) -> Iterator["Metric"]:
     for (path, code), count in sorted(metrics.health_answers.items()):
         answers.add_metric((path, str(code)), count)
     yield answers
-    records = CounterMetricFamily(
-        "pyproxy_access_log_records",
-        "Records of the access log that were written, and that were dropped by its rate limit.",
-        labels=("result",),
-    )
-    for result in ("written", "dropped"):
-        records.add_metric((result,), metrics.access_records[result])
-    yield records
 
 
 def _vitals(metrics: Metrics) -> Iterator["Metric"]:

@@ -58,7 +58,6 @@ class Metrics:
         self.last_update_s = 0.0  # Unix time
         self.last_queued_s = 0.0  # Unix time
         self.event_counts: Counter[Resource] = Counter()
-        self.access_records: Counter[str] = Counter()
         self.steering = SteeringCounts()
         self.programming_latency = Histogram(
             "pyproxy_network_programming_duration_seconds",
