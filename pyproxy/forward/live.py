@@ -14,7 +14,6 @@ from pyproxy.model.service import ServiceName, ServicePortName
 if TYPE_CHECKING:
     from pyproxy.core.balancer import Balancer
     from pyproxy.forward.connections import Connections
-    from pyproxy.forward.flow import UdpFlow
     from pyproxy.forward.tcp import Connection
     from pyproxy.forward.udp import UdpServer
 
@@ -68,15 +67,17 @@ class Live:
         """How many there are, of one Service or of all, and the rows of those that still live."""
         tcp = [c for c in self._connections.live() if is_of(of, c.served.service.name)]
         flows = [f for f in self._udp.flows if is_of(of, f.service_port.service)]
-        both: list[Connection | UdpFlow] = [*tcp, *flows]
         now_s = self._clock()
 
         def rows() -> Iterator[LiveConnection]:
-            for one in both:
-                if (row := one.row(now_s)) is not None:
+            for connection in tcp:
+                if connection.is_open:
+                    yield _connection(connection, now_s)
+            for flow in flows:
+                if (row := flow.row(now_s)) is not None:
                     yield row
 
-        return len(both), rows()
+        return len(tcp) + len(flows), rows()
 
     def endpoints(self, of: ServiceName | None) -> tuple[int, Iterator[LiveEndpoint]]:
         """How many pools there are, of one Service or of all, and the endpoints in use in them."""
@@ -91,6 +92,21 @@ class Live:
                     yield LiveEndpoint(pool.backend.name, key, live.get(key, 0), ejected_s)
 
         return len(pools), rows()
+
+
+def _connection(connection: "Connection", now_s: float) -> LiveConnection:
+    frontend = connection.listener.frontend
+    to_endpoint, to_client = connection.to_endpoint, connection.to_client
+    return LiveConnection(
+        connection.served.pool.backend.name,
+        connection.client_address[:2],
+        (frontend.address, frontend.port),
+        connection.endpoint_key,
+        is_connected=to_endpoint is not None,
+        age_s=now_s - connection.opened_s,
+        bytes_to_endpoint=to_endpoint.moved if to_endpoint is not None else 0,
+        bytes_to_client=to_client.moved if to_client is not None else 0,
+    )
 
 
 def is_of(asked: ServiceName | None, service: ServiceName) -> bool:

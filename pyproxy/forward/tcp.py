@@ -22,7 +22,6 @@ from pyproxy.core.lifetime import overdue
 from pyproxy.core.loops import leads_back
 from pyproxy.core.proxy_protocol import header
 from pyproxy.forward.dial import result_of
-from pyproxy.forward.live import LiveConnection
 from pyproxy.forward.poller import ERROR, HANGUP, OUT, PEER_ENDED, READABLE, URGENT
 from pyproxy.forward.relay import Direction, Outcome
 from pyproxy.forward.served import note_failure
@@ -51,31 +50,33 @@ _READS_ON = _FAILED | URGENT
 
 
 class Connection:
-    """A client's connection.
+    """A client's connection. What has no underscore may be read by those who tell of it.
 
-    served: what it shares with the others of its Service port. endpoint_key: where it leads, or
-    would while it dials. next_step_s: when the attempt that is under way times out.
+    served: what it shares with the others of its Service port. endpoint, endpoint_key: where it
+    leads, or would while it dials. to_endpoint, to_client: None until an endpoint is connected.
+    tried: the endpoints that could not be. opened_s, connected_s: by the clock of the loop.
+    next_step_s: when the attempt that is under way times out.
     """
 
     __slots__ = (
         "_client",
-        "_client_address",
         "_client_events",
-        "_connected_s",
-        "_endpoint",
         "_give_up_s",
-        "_is_open",
-        "_listener",
         "_moved",
-        "_opened_s",
         "_quiet_since_s",
         "_shared",
-        "_to_client",
-        "_to_endpoint",
-        "_tried",
         "_upstream",
+        "client_address",
+        "connected_s",
+        "endpoint",
+        "is_open",
+        "listener",
         "next_step_s",
+        "opened_s",
         "served",
+        "to_client",
+        "to_endpoint",
+        "tried",
     )
 
     def __init__(
@@ -87,37 +88,37 @@ class Connection:
     ) -> None:
         self.served = listener.served
         self._shared = shared
-        self._listener = listener
+        self.listener = listener
         self._client = client
-        self._client_address = client_address
-        self._is_open = True
+        self.client_address = client_address
+        self.is_open = True
         self._client_events = 0  # those that came before an endpoint was connected
-        self._tried: set[EndpointKey] = set()
-        self._endpoint: Endpoint | None = None
+        self.tried: set[EndpointKey] = set()
+        self.endpoint: Endpoint | None = None
         self._upstream: RawSocket | None = None
-        self._to_endpoint: Direction | None = None
-        self._to_client: Direction | None = None
-        self._opened_s = 0.0
-        self._connected_s = 0.0
+        self.to_endpoint: Direction | None = None
+        self.to_client: Direction | None = None
+        self.opened_s = 0.0
+        self.connected_s = 0.0
         self._give_up_s = 0.0
         self._moved = -1  # bytes, at the last look
         self._quiet_since_s = 0.0
         self.next_step_s = 0.0
 
     def __str__(self) -> str:
-        return f"a connection of {self._client_address[0]} to {self._listener.frontend}"
+        return f"a connection of {self.client_address[0]} to {self.listener.frontend}"
 
     @property
     def endpoint_key(self) -> "EndpointKey | None":
         """Address and port of its endpoint; None before one was picked."""
-        endpoint = self._endpoint
+        endpoint = self.endpoint
         return None if endpoint is None else (endpoint.address, endpoint.port)
 
     def start(self) -> None:
         """Dial the first endpoint, or refuse the client."""
         shared = self._shared
-        self._opened_s = shared.clock()
-        self._give_up_s = self._opened_s + shared.settings.connect_deadline_s
+        self.opened_s = shared.clock()
+        self._give_up_s = self.opened_s + shared.settings.connect_deadline_s
         shared.poller.watch(self._client.fileno(), self)
         shared.dialling(self)
         self._dial()
@@ -154,29 +155,9 @@ class Connection:
         """Reset both sides."""
         self._close(reason, reset=True)
 
-    def row(self, now_s: float) -> LiveConnection | None:
-        """Tell of it; None when it has been closed."""
-        if not self._is_open:
-            return None
-        frontend, to_endpoint, to_client = (
-            self._listener.frontend,
-            self._to_endpoint,
-            self._to_client,
-        )
-        return LiveConnection(
-            self.served.pool.backend.name,
-            self._client_address[:2],
-            (frontend.address, frontend.port),
-            self.endpoint_key,
-            is_connected=to_endpoint is not None,
-            age_s=now_s - self._opened_s,
-            bytes_to_endpoint=to_endpoint.moved if to_endpoint is not None else 0,
-            bytes_to_client=to_client.moved if to_client is not None else 0,
-        )
-
     def look(self, now_s: float) -> None:
         """End it when it is silent, or old, for longer than its Service allows."""
-        to_endpoint, to_client = self._to_endpoint, self._to_client
+        to_endpoint, to_client = self.to_endpoint, self.to_client
         if to_endpoint is None or to_client is None:
             return  # dialling has a deadline of its own
         moved = to_endpoint.moved + to_client.moved
@@ -185,10 +166,10 @@ class Connection:
             self._quiet_since_s = now_s
         reason = overdue(
             self.served.options,
-            age_s=now_s - self._opened_s,
+            age_s=now_s - self.opened_s,
             quiet_s=now_s - self._quiet_since_s,
             has_pending=to_endpoint.has_pending or to_client.has_pending,
-            client_port=self._client_address[1],
+            client_port=self.client_address[1],
             grace_s=self._shared.settings.drain_timeout_s,
         )
         if reason is not None:
@@ -210,16 +191,16 @@ class Connection:
         """
         shared, served = self._shared, self.served
         while (now_s := shared.clock()) < self._give_up_s:
-            frontend, client = self._listener.frontend, self._client_address[0]
+            frontend, client = self.listener.frontend, self.client_address[0]
             decision = decide(frontend, client, shared.dialler.node)
             if decision.action != "forward":
                 is_outside = decision.reason == "SourceNotAllowed"
                 self._close("not_allowed" if is_outside else "no_endpoint", reset=True)
                 return
-            endpoint = served.pool.pick(decision.endpoints, client, now_s, self._tried)
+            endpoint = served.pool.pick(decision.endpoints, client, now_s, self.tried)
             if endpoint is None:
                 break
-            self._endpoint = endpoint
+            self.endpoint = endpoint
             key = endpoint.address, endpoint.port, frontend.protocol
             if key in shared.frontends and leads_back(endpoint, frontend, shared.frontends):
                 self._give_up_endpoint("loop")
@@ -233,7 +214,7 @@ class Connection:
                 self._note_failure(result_of(error.errno or 0))
                 continue
             shared.admission.fed(self)
-            if self._tried:
+            if self.tried:
                 served.counters.retries += 1
             timeout_s = served.options.connect_timeout_s or shared.settings.connect_timeout_s
             self.next_step_s = min(now_s + timeout_s, self._give_up_s)
@@ -272,33 +253,33 @@ class Connection:
         self._dial()
 
     def _note_failure(self, result: "ConnectResult") -> None:
-        endpoint, shared = self._endpoint, self._shared
+        endpoint, shared = self.endpoint, self._shared
         assert endpoint is not None
-        served, client = self.served, self._client_address[0]
+        served, client = self.served, self.client_address[0]
         note_failure(served.pool, served.counters, client, endpoint, result, shared.clock())
         log.debug("connect to %s for %s: %s", endpoint, served.pool.backend.name, result)
         self._give_up_endpoint(result)
 
     def _give_up_endpoint(self, result: "ConnectResult") -> None:
         """Try another endpoint, and never this one again."""
-        endpoint = self._endpoint
+        endpoint = self.endpoint
         assert endpoint is not None
-        self._tried.add((endpoint.address, endpoint.port))
+        self.tried.add((endpoint.address, endpoint.port))
         self._give_back_endpoint(result)
 
     def _give_back_endpoint(self, result: "ConnectResult") -> None:
-        assert self._endpoint is not None
+        assert self.endpoint is not None
         self.served.counters.attempts[result] += 1
-        self.served.pool.released(self._endpoint)
-        self._endpoint = None
+        self.served.pool.released(self.endpoint)
+        self.endpoint = None
 
     def _connected(self, upstream: RawSocket, events: int) -> None:
         shared, served = self._shared, self.served
-        assert self._endpoint is not None
+        assert self.endpoint is not None
         served.counters.attempts["ok"] += 1
-        self._connected_s = now_s = shared.clock()
-        observe(served.counters.connect_times, CONNECT_BOUNDS_S, now_s - self._opened_s)
-        served.pool.connected(self._endpoint)
+        self.connected_s = now_s = shared.clock()
+        observe(served.counters.connect_times, CONNECT_BOUNDS_S, now_s - self.opened_s)
+        served.pool.connected(self.endpoint)
         shared.dialled(self)
         client, workspace, counters = self._client, shared.workspace, served.counters
         to_endpoint = Direction(client, upstream, workspace, counters, is_to_client=False)
@@ -306,17 +287,17 @@ class Connection:
         to_endpoint.back, to_client.back = to_client, to_endpoint
         to_endpoint.owner = to_client.owner = self
         if served.options.proxy_protocol:
-            frontend = self._listener.frontend
-            host, port = self._client_address[:2]
+            frontend = self.listener.frontend
+            host, port = self.client_address[:2]
             to_endpoint.begin_with(header(host, port, frontend.address, frontend.port))
-        self._to_endpoint, self._to_client = to_endpoint, to_client
+        self.to_endpoint, self.to_client = to_endpoint, to_client
         shared.poller.hand_over(client.fileno(), to_endpoint)
         shared.poller.hand_over(upstream.fileno(), to_client)
         if to_endpoint.has_pending:  # the endpoint may wait for it, and the client for the endpoint
             self._pump(to_endpoint)
-        if self._is_open and self._client_events & ~OUT:
+        if self.is_open and self._client_events & ~OUT:
             self.on_relay_events(self._client_events & ~OUT, to_endpoint, to_client)
-        if self._is_open and events & ~OUT:  # the endpoint has spoken first
+        if self.is_open and events & ~OUT:  # the endpoint has spoken first
             self.on_relay_events(events & ~OUT, to_client, to_endpoint)
 
     # Relaying
@@ -332,7 +313,7 @@ class Connection:
                     keep_urgent_data(outward.source)
         if events & OUT and inward.has_pending and not inward.is_waiting:
             self._pump(inward)
-            if not self._is_open:
+            if not self.is_open:
                 return
         if not events & READABLE or outward.is_waiting:
             return
@@ -386,7 +367,7 @@ class Connection:
         self._reset_by(direction.destination)
 
     def _other(self, direction: Direction) -> Direction:
-        other = self._to_endpoint if direction.is_to_client else self._to_client
+        other = self.to_endpoint if direction.is_to_client else self.to_client
         assert other is not None
         return other
 
@@ -397,10 +378,10 @@ class Connection:
 
     def _close(self, reason: "CloseReason", *, reset: bool = False) -> None:
         """Give everything back. The one place where a connection ends, and it ends once."""
-        if not self._is_open:
+        if not self.is_open:
             return
-        self._is_open = False
-        for direction in (self._to_endpoint, self._to_client):
+        self.is_open = False
+        for direction in (self.to_endpoint, self.to_client):
             if direction is not None:
                 direction.drop()
         for sock in (self._client, self._upstream):
@@ -408,9 +389,9 @@ class Connection:
                 if reset:
                     reset_on_close(sock)
                 self._shared.poller.close(sock)
-        if self._endpoint is not None:
-            self.served.pool.released(self._endpoint)
-        if self._to_endpoint is not None:
-            duration_s = self._shared.clock() - self._opened_s
+        if self.endpoint is not None:
+            self.served.pool.released(self.endpoint)
+        if self.to_endpoint is not None:
+            duration_s = self._shared.clock() - self.opened_s
             observe(self.served.counters.durations, DURATION_BOUNDS_S, duration_s)
         self._shared.ended(self, reason)

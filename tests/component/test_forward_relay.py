@@ -356,7 +356,7 @@ async def test_a_fault_ends_its_own_connection_only(
                 for connection in it.forwarder._connections.live()
             }
             for client in (bad, bad_too):
-                direction = by_port[client.getsockname()[1]]._to_endpoint
+                direction = by_port[client.getsockname()[1]].to_endpoint
                 assert direction is not None
                 direction.source = None  # type: ignore[assignment]  # any use of it raises
                 await loop.sock_sendall(client, b"hello")
