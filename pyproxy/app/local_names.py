@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ _ENV_HEADER = b"# Written by pyproxy local, which removes it when it ends.\n"
 
 
 _Causes = tuple[Placements, list[tuple[Claimant, str]]]
+_Write = Callable[[], None]
 
 
 def _names(state: "State", scope: Scope) -> Names:
@@ -62,37 +64,67 @@ class _InOrder:
         self._thread.shutdown(wait=False)
 
 
-class HostsFollower:
-    """Keeps a block in a hosts file; out of it again at the end."""
+class FileFollower:
+    """Keeps a file in step with the state; takes back at the end what it has written.
 
-    def __init__(self, path: Path, scope: Scope) -> None:
-        self._file = HostsFile(path)
-        self._scope = scope
+    prepare: makes from a state what there is to warn of, and what writes the file. remove: takes it
+    back. Both write in a thread, and raise PyproxyError.
+    """
+
+    def __init__(
+        self, prepare: Callable[["State"], tuple[list[str], _Write]], remove: _Write
+    ) -> None:
+        self._prepare = prepare
+        self._remove = remove
         self._disk = _InOrder()
         self._done: _Causes | None = None
         self._is_touched = False
         self._told: set[str] = set()
 
     async def follow(self, state: "State") -> None:
-        """Write the block, where it may be another one than before. Raises PyproxyError."""
+        """Write the file, where it may be another one than before. Raises PyproxyError."""
         causes = _causes(state)
         if causes == self._done:
             return
-        names = _names(state, self._scope)
-        for name in names.contested:
-            if name not in self._told:
-                self._told.add(name)
-                log.warning("the name %s is that of several Services: add the namespace", name)
-        entries = entries_of(state.placements, names)
+        warnings, write = self._prepare(state)
+        for warning in warnings:
+            if warning not in self._told:
+                self._told.add(warning)
+                log.warning("%s", warning)
         self._is_touched = True
-        await self._disk.run(lambda: self._file.publish(entries))
+        await self._disk.run(write)
         self._done = causes
 
     async def close(self) -> None:
-        """Take the block out. Raises PyproxyError."""
+        """Take it back. Raises PyproxyError."""
         if self._is_touched:
-            await self._disk.run(self._file.remove)
+            await self._disk.run(self._remove)
         self._disk.close()
+
+
+def hosts_follower(path: Path, scope: Scope) -> FileFollower:
+    """What keeps a block in a hosts file; out of it again at the end."""
+    file = HostsFile(path)
+
+    def prepare(state: "State") -> tuple[list[str], _Write]:
+        names = _names(state, scope)
+        warnings = [
+            f"the name {name} is that of several Services: add the namespace"
+            for name in names.contested
+        ]
+        return warnings, partial(file.publish, entries_of(state.placements, names))
+
+    return FileFollower(prepare, file.remove)
+
+
+def env_follower(path: Path, scope: Scope) -> FileFollower:
+    """What keeps a file of environment variables, as Kubernetes gives them to pods."""
+
+    def prepare(state: "State") -> tuple[list[str], _Write]:
+        made = environment_of(state.placements, scope)
+        return list(made.notes), partial(_write, path, _ENV_HEADER + made.text().encode())
+
+    return FileFollower(prepare, partial(_remove, path))
 
 
 class DnsFollower:
@@ -124,39 +156,6 @@ class DnsFollower:
         """Listen no more."""
         if self._server is not None:
             await self._server.close()
-
-
-class EnvFollower:
-    """Keeps a file of environment variables, as Kubernetes gives them to pods."""
-
-    def __init__(self, path: Path, scope: Scope) -> None:
-        self._path = path
-        self._scope = scope
-        self._disk = _InOrder()
-        self._done: _Causes | None = None
-        self._is_touched = False
-        self._told: set[str] = set()
-
-    async def follow(self, state: "State") -> None:
-        """Write the file, where it may be another one than before. Raises PyproxyError."""
-        causes = _causes(state)
-        if causes == self._done:
-            return
-        made = environment_of(state.placements, self._scope)
-        for note in made.notes:
-            if note not in self._told:
-                self._told.add(note)
-                log.warning("%s", note)
-        content = _ENV_HEADER + made.text().encode()
-        self._is_touched = True
-        await self._disk.run(lambda: _write(self._path, content))
-        self._done = causes
-
-    async def close(self) -> None:
-        """Remove the file: what it says is over. Raises PyproxyError."""
-        if self._is_touched:
-            await self._disk.run(lambda: _remove(self._path))
-        self._disk.close()
 
 
 def _write(path: Path, content: bytes) -> None:

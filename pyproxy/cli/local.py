@@ -240,15 +240,15 @@ def _scope(arguments: argparse.Namespace, settings: "LocalSettings") -> "Scope":
 
 
 def _followers(arguments: argparse.Namespace, scope: "Scope") -> "Sequence[Follower]":
-    from pyproxy.app.local_names import DnsFollower, EnvFollower, HostsFollower
+    from pyproxy.app.local_names import DnsFollower, env_follower, hosts_follower
 
     followers: list[Follower] = []
     if arguments.hosts or arguments.hosts_path:
-        followers.append(HostsFollower(Path(arguments.hosts_path or HOSTS), scope))
+        followers.append(hosts_follower(Path(arguments.hosts_path or HOSTS), scope))
     if arguments.dns:
         followers.append(DnsFollower(*_dns(arguments.dns), scope))
     if arguments.env_file:
-        followers.append(EnvFollower(Path(arguments.env_file), scope))
+        followers.append(env_follower(Path(arguments.env_file), scope))
     return followers
 
 

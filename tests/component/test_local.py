@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pyproxy.app.local_dial import Upstream
-from pyproxy.app.local_names import EnvFollower, HostsFollower
+from pyproxy.app.local_names import env_follower, hosts_follower
 from pyproxy.core.local_names import Scope
 from tests.support.backends import (
     ask,
@@ -182,7 +182,7 @@ async def test_names_and_variables_are_there_while_it_runs_and_gone_after(
     hosts.write_bytes(b"127.0.0.1 localhost\r\n# no newline at the end")
     before = hosts.read_bytes()
     scope = Scope(contexts=(CONTEXT,), namespaces=("default",))
-    followers = (HostsFollower(hosts, scope), EnvFollower(env, scope))
+    followers = (hosts_follower(hosts, scope), env_follower(env, scope))
     make_web(api, ("web-1", ("192.0.2.1", 80)))
     async with running(api, tmp_path, "portforward", *followers) as it:
         await it.watched.until_ready()
