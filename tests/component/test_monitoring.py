@@ -1,4 +1,4 @@
-"""deploy/monitoring: alerts that fire when they must, runbooks for each, dashboards that find series."""
+"""deploy/monitoring: alerts that fire when they must, with runbooks; dashboards in order."""
 
 import json
 import re
