@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from pyproxy.metrics import Metrics, ServicePortCounters
+from pyproxy.model.reasons import ORDINARY_ENDS
 from pyproxy.model.service import ServiceName, ServicePortName
 
 INTERVAL_S = 2.0
@@ -18,11 +19,6 @@ WINDOW_S = 600.0
 _PORTS_IN_A_TURN = 500
 # Kept of a bad time; the oldest go first.
 _MOST = 5_000
-# Close reasons that are no error of the proxy's side or the endpoints'.
-_WELL = frozenset(
-    {"finished", "client_reset", "client_gone", "idle", "aged", "drained", "endpoint_removed"}
-    | {"evicted", "service_gone"}  # of flows
-)
 
 Kind = Literal["connect", "closed"]
 
@@ -58,7 +54,7 @@ class RecentErrors:
 
     def latest(self, of: ServiceName | None = None) -> list[Error]:
         """Return the errors of the last ten minutes, of a Service or of all; the most first."""
-        for _ in self._look():
+        for _ in self._look(of):
             pass
         begin_s = self._clock() - WINDOW_S
         summed: dict[tuple[ServicePortName, Kind, str], Error] = {}
@@ -70,10 +66,12 @@ class RecentErrors:
                 summed[key] = msgspec.structs.replace(error, count=count)
         return sorted(summed.values(), key=lambda error: -error.count)
 
-    def _look(self) -> Iterator[None]:
-        """Note what has grown; yield where others may have a turn."""
+    def _look(self, of: ServiceName | None = None) -> Iterator[None]:
+        """Note what has grown, of a Service or of all; yield where others may have a turn."""
         now_s, ports = self._clock(), list(self._metrics.service_ports())
-        if len(self._seen) > len(ports):
+        if of is not None:
+            ports = [(name, counters) for name, counters in ports if name[:2] == of]
+        elif len(self._seen) > len(ports):
             names = {name for name, _ in ports}
             self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         for number, (name, counters) in enumerate(ports):
@@ -90,12 +88,17 @@ class RecentErrors:
                     self._growth.append(Error(name, kind, reason, grown, now_s))
 
 
+def error_count(counters: ServicePortCounters) -> int:
+    """How many errors a Service port has counted since the start."""
+    return _errors(counters).total()
+
+
 def _errors(counters: ServicePortCounters) -> Counter[tuple[Kind, str]]:
     found: Counter[tuple[Kind, str]] = Counter()
     for result, count in counters.attempts.items():
         if result != "ok":
             found["connect", result] = count
     for reason, count in counters.closed.items():
-        if reason not in _WELL:
+        if reason not in ORDINARY_ENDS:
             found["closed", reason] = count
     return found

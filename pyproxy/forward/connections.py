@@ -10,6 +10,7 @@ from pyproxy.forward.dial import Dialler
 from pyproxy.forward.limits import Admission
 from pyproxy.forward.live_counts import LiveCounts
 from pyproxy.forward.poller import Poller
+from pyproxy.forward.records import Ends
 from pyproxy.forward.relay import Workspace
 from pyproxy.forward.served import ServedPort, ServedService
 from pyproxy.forward.settings import ForwardSettings
@@ -50,6 +51,7 @@ class Connections:
         admission: Admission,
         metrics: Metrics,
         live_counts: LiveCounts,
+        ends: Ends,
     ) -> None:
         self.settings = settings
         self.balancer = balancer
@@ -62,6 +64,7 @@ class Connections:
         self.looks = 0
         self._metrics = metrics
         self._live_counts = live_counts
+        self._ends = ends
         # Held by the listeners and the connections of each; gone with the last of them.
         self._ports: WeakValueDictionary[tuple[ServicePortName, Family], ServedPort]
         self._ports = WeakValueDictionary()
@@ -109,6 +112,8 @@ class Connections:
             refusal := self._refusal(served)
         ) is not None:
             counters.closed[refusal] += 1
+            if refusal in self._ends.told:
+                self._ends.refused(listener, client_address, refusal)
             reset_on_close(client)
             client.close()
             return
@@ -149,6 +154,8 @@ class Connections:
         admission.closed()
         if not admission.live:
             self._all_ended.set()
+        if reason in self._ends.told:
+            self._ends.connection(connection, reason)
 
     def live(self) -> list[Connection]:
         """Return every live connection, those that dial included."""

@@ -14,6 +14,7 @@ from pyproxy.forward.listeners import TcpListeners
 from pyproxy.forward.live import Live
 from pyproxy.forward.live_counts import LiveCounts, OwnCounts
 from pyproxy.forward.poller import Poller
+from pyproxy.forward.records import Ends, EndsSettings
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.source import available_ports
 from pyproxy.forward.udp import UdpServer
@@ -33,7 +34,8 @@ class Forwarder:
     To be made, used and closed in one running event loop. Nothing here waits but `drain`.
     `clock` is monotonic, in seconds. live_counts: of the Services whose connections are limited,
     over all processes that forward; without it this one is alone. dialler: makes one that takes the
-    place of the direct one, which it is given.
+    place of the direct one, which it is given. ends: takes note of connections that end; without it
+    nobody does.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Forwarder:
         clock: Callable[[], float],
         live_counts: LiveCounts | None = None,
         dialler: Callable[[Poller, Dialler], Dialler] | None = None,
+        ends: Ends | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._balancer = balancer
@@ -51,6 +54,8 @@ class Forwarder:
         self._metrics = metrics
         self._poller = Poller(loop, clock)
         self._admission = Admission(settings, self._poller, metrics, clock, loop)
+        if ends is None:
+            ends = Ends(EndsSettings(), lambda: 0.0, clock)
         keeps_sources = settings.source_address == "auto"
         ports = available_ports() if keeps_sources else None
         self._dialler: Dialler = DirectDialler(self._poller, metrics, ports)
@@ -64,6 +69,7 @@ class Forwarder:
             self._admission,
             metrics,
             OwnCounts() if live_counts is None else live_counts,
+            ends,
         )
         self._tcp = TcpListeners(settings, self._poller, self._connections, self._admission)
         self._udp = UdpServer(

@@ -41,3 +41,20 @@ FlowEnd = Literal[
     "service_gone",  # nothing serves this address any more
     "worker_lost",  # the worker process that held it died
 ]
+
+DatagramDrop = Literal[
+    "no_endpoint",  # nothing usable behind the Service for this client
+    "not_allowed",  # the source ranges leave this client out
+    "connect_failed",  # every endpoint that may be tried refuses datagrams, or cannot be reached
+    "service_gone",  # nothing serves this address any more
+    "exhausted",  # this host is out of descriptors or memory
+    "buffer_full",  # the kernel's buffer of what waits to be sent is full
+    "too_long",  # it does not fit into a packet of the route
+    "error",  # anything else that the kernel said of sending it
+]
+
+# Ends that are nobody's fault here or at the endpoint: all went well, or it was asked for.
+ORDINARY_ENDS: frozenset[str] = frozenset(
+    {"finished", "client_reset", "client_gone", "idle", "aged", "drained", "endpoint_removed"}
+    | {"evicted", "service_gone"}  # of flows
+)
