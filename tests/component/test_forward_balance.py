@@ -34,18 +34,9 @@ from tests.support.backends import (
     udp_socket,
     until,
 )
+from tests.support.clock import Clock
 
 EJECTION = EjectionSettings(consecutive_failures=3, base_time_s=10, max_time_s=60)
-
-
-class Clock:
-    """Time that the test sets."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def backend(

@@ -32,18 +32,9 @@ from tests.support.backends import (
     until,
     waiting_client,
 )
+from tests.support.clock import Clock
 
 SETTINGS = ForwardSettings(drain_timeout_s=30)
-
-
-class Clock:
-    """Time that the test sets."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def backend(

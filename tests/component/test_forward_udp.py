@@ -25,18 +25,9 @@ from tests.support.backends import (
     udp_socket,
     until,
 )
+from tests.support.clock import Clock
 
 SETTINGS = ForwardSettings()
-
-
-class Clock:
-    """Time that passes when a test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @contextlib.asynccontextmanager
