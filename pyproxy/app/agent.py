@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Literal
 
 import msgspec
-from prometheus_client import CollectorRegistry
 
 from pyproxy.app import config_file, control
 from pyproxy.app.control_parts import Parts
@@ -36,7 +35,7 @@ from pyproxy.core.store import Store
 from pyproxy.forward.forwarder import Forwarder
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.source import FIRST_PORT, LAST_PORT
-from pyproxy.metrics import Metrics, registry
+from pyproxy.metrics import Exposition, Metrics
 from pyproxy.model.events import Event
 from pyproxy.ops import control as control_socket
 from pyproxy.ops import web
@@ -181,7 +180,8 @@ class Agent:
 
     def _http_ports(self) -> _Tasks:
         metrics, health = self._settings.metrics, self._settings.health
-        metrics_routes = web.metrics_routes(self._registry(), self._settings.configz)
+        shown = Exposition(self.metrics, with_kubeproxy=self._settings.kubeproxy_metrics)
+        metrics_routes = web.metrics_routes(shown, self._settings.configz)
         health_routes = web.health_routes(self.health, self.metrics, self.detail)
         ports = {
             "the look at this process": keep_vitals(self.metrics, self._forwarder.count_ejected),
@@ -197,9 +197,6 @@ class Agent:
             )
             ports["the follower of errors"] = self._errors.follow()
         return ports
-
-    def _registry(self) -> CollectorRegistry:
-        return registry(self.metrics, with_kubeproxy=self._settings.kubeproxy_metrics)
 
     def _control_parts(self) -> Parts:
         settings = self._settings

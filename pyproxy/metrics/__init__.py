@@ -1,11 +1,14 @@
 """What is counted, and how a scrape shows it.
 
 The hot paths add to plain integers of `counters`; one `Metrics` of `state` holds those of a
-process; `collect` makes Prometheus families of them, and `kubeproxy` those of kube-proxy's names.
+process; `collect` makes Prometheus families of them, `service_ports` and
+`endpoints` write those with many series, and `kubeproxy` has kube-proxy's names; `exposition` puts
+a scrape together.
 """
 
-from pyproxy.metrics.collect import TO_CLIENT, TO_ENDPOINT, registry
 from pyproxy.metrics.counters import GAUGES, ServicePortCounters, SteeringCounts
+from pyproxy.metrics.exposition import Exposition
+from pyproxy.metrics.service_ports import TO_CLIENT, TO_ENDPOINT
 from pyproxy.metrics.state import DATA_PLANE, Metrics, Vitals
 
 __all__ = [
@@ -13,9 +16,9 @@ __all__ = [
     "GAUGES",
     "TO_CLIENT",
     "TO_ENDPOINT",
+    "Exposition",
     "Metrics",
     "ServicePortCounters",
     "SteeringCounts",
     "Vitals",
-    "registry",
 ]

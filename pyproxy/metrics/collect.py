@@ -1,23 +1,21 @@
-"""The families of a scrape: those of the process here, those of Service ports from next door."""
+"""The families of the process itself, for prometheus_client: a few hundred samples at most."""
 
 import platform
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from pyproxy import __version__
 from pyproxy.metrics import kubeproxy
-from pyproxy.metrics.counters import SteeringCounts
-from pyproxy.metrics.service_ports import TO_CLIENT, TO_ENDPOINT, endpoint_states, service_ports
 from pyproxy.metrics.state import Metrics
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-__all__ = ["TO_CLIENT", "TO_ENDPOINT", "registry"]
+    from pyproxy.metrics.counters import SteeringCounts
 
 
 class _Collector(Collector):
@@ -36,8 +34,6 @@ class _Collector(Collector):
         yield from _watches(metrics)
         if self._with_kubeproxy:
             yield from kubeproxy.families(metrics)
-        yield from service_ports(metrics)
-        yield endpoint_states(metrics)
 
     def describe(self) -> Iterator["Metric"]:
         """Nothing is asked for at the registration."""
@@ -125,18 +121,31 @@ def _updates(metrics: Metrics) -> Iterator["Metric"]:
         "When an update was last asked for, in Unix time; 0 before the first.",
         value=metrics.last_queued_s,
     )
-    yield from metrics.programming_latency.collect()
-    yield from metrics.update_time.collect()
-    yield from metrics.steering_time.collect()
-    counts = CounterMetricFamily(
-        "pyproxy_steering",
-        "Transactions with nftables, their operations, those that failed, and repairs of what"
-        " somebody else had changed.",
-        labels=("what",),
-    )
-    for what in SteeringCounts.__slots__:
-        counts.add_metric((what,), getattr(metrics.steering, what))
-    yield counts
+    yield _histogram(metrics.programming_latency)
+    yield _histogram(metrics.update_time)
+    yield _histogram(metrics.steering_time)
+    yield from _steering(metrics.steering)
+
+
+def _steering(counts: "SteeringCounts") -> Iterator["Metric"]:
+    for name, documentation, value in (
+        ("transactions", "Transactions with nftables that were done.", counts.transactions),
+        ("operations", "Changes of nftables objects in them.", counts.operations),
+        ("failures", "Transactions with nftables that were refused.", counts.failures),
+        (
+            "repairs",
+            "Times that somebody else had changed what steers, and it was mended.",
+            counts.repairs,
+        ),
+    ):
+        yield CounterMetricFamily(f"pyproxy_steering_{name}", documentation, value=value)
+
+
+def _histogram(observed: Histogram) -> "Metric":
+    """Without when it was made, which the start of the process tells."""
+    (family,) = observed.collect()
+    family.samples = [s for s in family.samples if not s.name.endswith("_created")]
+    return family
 
 
 def _watches(metrics: Metrics) -> Iterator["Metric"]:
@@ -167,7 +176,7 @@ def _watches(metrics: Metrics) -> Iterator["Metric"]:
 
 
 def registry(metrics: Metrics, *, with_kubeproxy: bool = True) -> CollectorRegistry:
-    """Return the registry of a process: pyproxy's own series and those of the process itself.
+    """Return the registry of a process: all but the families with series for each Service port.
 
     with_kubeproxy: also those that dashboards for kube-proxy ask for.
     """

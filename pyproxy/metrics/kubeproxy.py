@@ -4,12 +4,15 @@ Buckets, labels and types are those of kube-proxy v1.36 `metrics.go` (PARITY sec
 serves both address families, and each is shown it.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from pyproxy.metrics.endpoints import backends_of
+from pyproxy.metrics.text import Family, labels
 from pyproxy.model.addresses import FAMILIES
 
 if TYPE_CHECKING:
@@ -75,3 +78,27 @@ def _by_family(name: str, documentation: str, value: float) -> Metric:
     for ip_family in FAMILIES:
         family.add_metric((ip_family,), value)
     return family
+
+
+_NO_LOCAL = Family(
+    "gauge",
+    "kubeproxy_sync_proxy_rules_no_local_endpoints_total",  # a gauge at kube-proxy too
+    "Service ports whose traffic policy is Local, that have endpoints, and none on this node.",
+)
+
+
+def no_local_endpoints(metrics: "Metrics", *, is_openmetrics: bool) -> Iterator[str]:
+    """Service ports that kube-proxy would drop traffic of, counted in pieces (PARITY 5.2, 5.3)."""
+    found: Counter[tuple[str, str]] = Counter()
+    for backends in backends_of(metrics):
+        for backend in backends:
+            if backend.has_any and not backend.local:
+                found["internal", backend.family] += backend.internal_local
+                found["external", backend.family] += backend.external_local
+        yield ""  # a turn for others
+    text = _NO_LOCAL.head(is_openmetrics=is_openmetrics)
+    for policy in ("internal", "external"):
+        for family in FAMILIES:
+            at = labels(("traffic_policy", "ip_family"), (policy, family))
+            text += f"{_NO_LOCAL.name}{{{at}}} {found[policy, family]}\n"
+    yield text

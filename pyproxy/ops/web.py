@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, exposition
 
 from pyproxy.core.health import ProxyHealth
-from pyproxy.metrics import Metrics
+from pyproxy.metrics import Exposition, Metrics
 from pyproxy.model.addresses import join_host_port
 from pyproxy.ops import http_log
+from pyproxy.ops.scrapes import Scrapes
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +29,8 @@ PROXY_MODE = "userspace"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def metrics_routes(
-    registry: CollectorRegistry, configuration: Mapping[str, Any]
-) -> dict[str, Handler]:
+def metrics_routes(exposition: Exposition, configuration: Mapping[str, Any]) -> dict[str, Handler]:
     """The paths of the metrics port. configuration: what /configz answers."""
-
-    async def metrics(request: web.Request) -> web.Response:
-        encoder, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
-        # Rendering thousands of series takes a while, and traffic must not wait for it.
-        body = await asyncio.to_thread(encoder, registry)
-        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def proxy_mode(_: web.Request) -> web.Response:
         return web.Response(text=PROXY_MODE)
@@ -50,7 +42,7 @@ def metrics_routes(
         return _json(200, configuration)
 
     return {
-        "/metrics": metrics,
+        "/metrics": Scrapes(exposition).answer,
         "/proxyMode": proxy_mode,
         "/configz": configz,
         "/healthz": healthz,
@@ -102,6 +94,19 @@ async def serve(
     application = web.Application()
     for path, handler in routes.items():
         application.router.add_get(path, handler)
+    await serve_application(name, address, port, application, on_bound=on_bound, retry_s=retry_s)
+
+
+async def serve_application(
+    name: str,
+    address: str,
+    port: int,
+    application: web.Application,
+    *,
+    on_bound: Callable[[str], None],
+    retry_s: float,
+) -> None:
+    """Serve an application, likewise."""
     runner = web.AppRunner(
         application,
         access_log=None,

@@ -2,11 +2,12 @@
 
 import sys
 
-from tests.bench import node, steer, store
+from tests.bench import node, scrape, steer, store
 from tests.bench.relay import __main__ as relay
 
 relay.main()
 del sys.argv[1:]  # the others take none of these
 store.main()
+scrape.main()
 steer.main()
 node.main()

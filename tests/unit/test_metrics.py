@@ -4,10 +4,9 @@ import re
 from typing import get_args
 
 import pytest
-from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pyproxy.metrics import Metrics, Vitals, registry
+from pyproxy.metrics import Exposition, Metrics, Vitals
 from pyproxy.metrics.histogram import CONNECT_BOUNDS_S, observe
 from pyproxy.model.endpoint import Endpoint
 from pyproxy.model.reasons import CloseReason, ConnectResult, FlowEnd
@@ -18,11 +17,17 @@ TCP = ServicePortName("shop", "cart", "http", "TCP")
 UDP = ServicePortName("kube-system", "kube-dns", "dns", "UDP")
 
 
+def scraped(metrics: Metrics, accept: str = "", *, with_kubeproxy: bool = True) -> str:
+    """The text that a scrape gets."""
+    exposition = Exposition(metrics, with_kubeproxy=with_kubeproxy)
+    return b"".join(exposition.pieces(accept)).decode()
+
+
 def rendered(metrics: Metrics) -> dict[tuple[str, ...], float]:
-    """Every sample of pyproxy's own, by its name and the values of its labels."""
-    text = generate_latest(registry(metrics)).decode()
+    """Every sample of pyproxy's own, by its name and the values of its labels, sorted by label."""
+    text = scraped(metrics)
     return {
-        (sample.name, *sample.labels.values()): sample.value
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name.startswith("pyproxy_")
@@ -133,7 +138,7 @@ def test_processes_tell_of_their_descriptors_and_lag() -> None:
 
 
 def kubeproxy_names(metrics: Metrics, *, wanted: bool) -> set[str]:
-    text = generate_latest(registry(metrics, with_kubeproxy=wanted)).decode()
+    text = scraped(metrics, with_kubeproxy=wanted)
     found = {family.name for family in text_string_to_metric_families(text)}
     return {name.removeprefix("kubeproxy_") for name in found if name.startswith("kubeproxy_")}
 
@@ -147,13 +152,14 @@ def test_the_names_of_kube_proxy_are_there_unless_switched_off() -> None:
         "sync_proxy_rules_endpoint_changes",
         "sync_proxy_rules_last_queued_timestamp_seconds",
         "sync_proxy_rules_last_timestamp_seconds",
+        "sync_proxy_rules_no_local_endpoints_total",
         "sync_proxy_rules_service_changes",
     }
     assert not kubeproxy_names(Metrics(), wanted=False)
 
 
 def test_kube_proxys_histograms_have_its_buckets() -> None:
-    text = generate_latest(registry(Metrics())).decode()
+    text = scraped(Metrics())
     families = {family.name: family for family in text_string_to_metric_families(text)}
     samples = families["kubeproxy_sync_proxy_rules_duration_seconds"].samples
     bounds = [
