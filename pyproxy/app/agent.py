@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from pyproxy.app import config_file, control
+from pyproxy.app.access_log import AccessLog, AccessLogSettings
 from pyproxy.app.control_parts import Parts
 from pyproxy.app.descriptors import raise_descriptor_limit
 from pyproxy.app.faults import cause_of
@@ -26,13 +27,15 @@ from pyproxy.app.recent_errors import RecentErrors
 from pyproxy.app.steered import SteeredForwarder
 from pyproxy.app.stop import Stop
 from pyproxy.app.vitals import keep_vitals
-from pyproxy.app.workers import Workers, WorkersSettings
+from pyproxy.app.worker_settings import WorkersSettings
+from pyproxy.app.workers import Workers
 from pyproxy.config import HostPort, ProxyConfig
 from pyproxy.config.own import Steering as SteeringConfig
 from pyproxy.core.balancer import Balancer
 from pyproxy.core.health import ProxyHealth
 from pyproxy.core.store import Store
 from pyproxy.forward.forwarder import Forwarder
+from pyproxy.forward.records import Ends, EndsSettings
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.source import FIRST_PORT, LAST_PORT
 from pyproxy.metrics import Exposition, Metrics
@@ -80,6 +83,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 0
     worker_patience_s: float = 10.0
     log_format: Literal["text", "json"] = "text"
+    access_log: AccessLogSettings = AccessLogSettings()
     steer: SteerSettings | None = None
     metrics: HostPort = HostPort("127.0.0.1", 10249)
     health: HostPort = HostPort("0.0.0.0", 10256)  # noqa: S104  probes and load balancers ask it
@@ -107,6 +111,7 @@ class Agent:
         self.urls: dict[str, str] = {}
         self._draining = asyncio.Event()
         self._errors = RecentErrors(self.metrics, _unix_s)
+        self._access_log = AccessLog(settings.access_log, self.store, self.metrics, _unix_s)
         self._forwarder = self._make_forwarder()
         self._steered = self._bridge = None
         self._nft = Nft()
@@ -152,22 +157,27 @@ class Agent:
             raise cause_of(faults) from faults
         finally:
             self._forwarder.close()
+            self._access_log.close()
             self._nft.close()
             await self._pipeline.close()
 
     def _make_forwarder(self) -> Forwarding:
         settings = self._settings
+        ends_settings = EndsSettings(access=settings.access_log.rules)
         if settings.workers:
             workers = WorkersSettings(
                 count=settings.workers,
                 forward=settings.forward,
+                ends=ends_settings,
                 drain_timeout_s=settings.drain_timeout_s,
                 log_format=settings.log_format,
                 patience_s=settings.worker_patience_s,
             )
-            return Workers(workers, self.metrics)
-        balancer = Balancer(random.random)
-        return InProcess(Forwarder(settings.forward, balancer, self.metrics, time.monotonic))
+            return Workers(workers, self.metrics, self._access_log.add)
+        ends = Ends(ends_settings, random.random, time.monotonic)
+        self._access_log.take = ends.take
+        balancer, clock = Balancer(random.random), time.monotonic
+        return InProcess(Forwarder(settings.forward, balancer, self.metrics, clock, ends=ends))
 
     def _make_source(self) -> ManifestSource | ApiServerSource:
         if self._settings.manifests:
@@ -184,6 +194,7 @@ class Agent:
         metrics_routes = web.metrics_routes(shown, self._settings.configz)
         health_routes = web.health_routes(self.health, self.metrics, self.detail)
         ports = {
+            "the access log": self._access_log.run(),
             "the look at this process": keep_vitals(self.metrics, self._forwarder.count_ejected),
             "the metrics port": self._serve("metrics", metrics, metrics_routes),
             "the health port": self._serve("health", health, health_routes),

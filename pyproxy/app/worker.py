@@ -36,6 +36,7 @@ from pyproxy.app.worker_wire import (
     LogLevel,
     Ping,
     Pins,
+    Records,
     Retire,
     Stop,
     StopListening,
@@ -47,6 +48,7 @@ from pyproxy.core.affinity import AffinityTable, Pin
 from pyproxy.core.balancer import Balancer
 from pyproxy.forward.forwarder import Forwarder
 from pyproxy.forward.live import ROWS_IN_A_TURN, LiveConnection, LiveEndpoint
+from pyproxy.forward.records import Ends
 from pyproxy.forward.shared_counts import SharedCounts, SharedMemory
 from pyproxy.metrics import Metrics, Vitals
 from pyproxy.model.node import NodeView
@@ -75,12 +77,14 @@ class Worker:
         self._affinity = AffinityTable(observer=self._pinned)
         self._memory = SharedMemory(hello.processes, hello.counts_fd)
         self._live_counts = SharedCounts(self._memory, hello.number)
+        self._ends = Ends(hello.ends, random.random, self._clock)
         self._forwarder = Forwarder(
             hello.forward,
             Balancer(random.random, self._affinity),
             self._metrics,
             self._clock,
             self._live_counts,
+            ends=self._ends,
         )
         self._frontends: PersistentMap[FrontendKey, Frontend] = PersistentMap()
         self._table = VipTable(node=NodeView())
@@ -91,6 +95,7 @@ class Worker:
         self._order = 0
         self._pins: deque[Pin] = deque(maxlen=_MAX_PINS)
         self._pins_dropped = 0
+        self._records_dropped = 0
         self._vitals: Vitals | None = None
         self._drain_timeout_s = hello.drain_timeout_s
         self._leaving: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -149,6 +154,7 @@ class Worker:
                 task.cancel()
         self._forwarder.close()
         self._send_counts()
+        self._send_records()
         self._memory.close()
 
     def _serve(self, message: Table) -> None:
@@ -206,6 +212,7 @@ class Worker:
             await asyncio.sleep(REPORT_INTERVAL_S)
             self._vitals = vitals_now(self._clock() - due_s)
             self._forwarder.count_ejected()
+            self._send_records()
             for part in self._counts.service_ports():
                 if part:
                     self._send_part(part)
@@ -234,6 +241,15 @@ class Worker:
             self._vitals,
         )
         self._channel.send(frame(counts))
+
+    def _send_records(self) -> None:
+        """Tell what has ended, unless the agent does not keep up."""
+        records, left_out = self._ends.take()
+        if not self._channel.has_room:
+            self._records_dropped += len(records) + left_out
+        elif records or left_out or self._records_dropped:
+            dropped, self._records_dropped = self._records_dropped, 0
+            self._channel.send(frame(Records(records, left_out + dropped)))
 
     def _answer(
         self, question: Ask, total: int, rows: Iterator[LiveConnection | LiveEndpoint]

@@ -15,8 +15,10 @@ import msgspec
 from pyproxy.app.worker_table import WireFrontend
 from pyproxy.core.affinity import Pin
 from pyproxy.forward.live import LiveConnection, LiveEndpoint
+from pyproxy.forward.records import EndsSettings
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.metrics import Vitals
+from pyproxy.model.ended import Ended
 from pyproxy.model.node import NodeView
 from pyproxy.model.service import ServiceName, ServicePortName
 from pyproxy.model.table import FrontendKey
@@ -32,13 +34,15 @@ class Hello(_Message, frozen=True):
     """The first message: what the worker is set to.
 
     counts_fd: descriptor of the shared live counts, which it has inherited; processes: how many
-    share them. drain_timeout_s: for the case that the agent is gone and cannot say.
+    share them. ends: what to tell of connections that end. drain_timeout_s: for the case that the
+    agent is gone and cannot say.
     """
 
     number: int
     processes: int
     counts_fd: int
     forward: ForwardSettings
+    ends: EndsSettings
     drain_timeout_s: float
     log_level: int
     log_format: Literal["text", "json"]
@@ -139,6 +143,13 @@ class Counts(_Message, frozen=True):
     vitals: Vitals | None = None
 
 
+class Records(_Message, frozen=True):
+    """Connections and flows that have ended, for the access log; and how many were left out."""
+
+    ended: list[Ended]
+    left_out: int
+
+
 class Answer(_Message, frozen=True):
     """A part of the answer to a question. total: how many there are, told or not."""
 
@@ -150,7 +161,7 @@ class Answer(_Message, frozen=True):
 
 
 ToWorker = Hello | Table | Retire | Ping | StopListening | Pins | Drain | Stop | LogLevel | Ask
-ToAgent = Done | Counts | Pins | Answer
+ToAgent = Done | Counts | Records | Pins | Answer
 Order = Table | Retire | Ping | StopListening
 
 _encoder = msgspec.msgpack.Encoder()

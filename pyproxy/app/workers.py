@@ -13,14 +13,13 @@ import random
 import time
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from pyproxy.app.questions import Questions, Told, What
 from pyproxy.app.uses import Uses
 from pyproxy.app.worker_counts import CountsSum
 from pyproxy.app.worker_process import WorkerProcess, cause_of_death
+from pyproxy.app.worker_settings import WorkersSettings, hello_for
 from pyproxy.app.worker_table import packed
 from pyproxy.app.worker_wire import (
     Answer,
@@ -28,11 +27,11 @@ from pyproxy.app.worker_wire import (
     Counts,
     Done,
     Drain,
-    Hello,
     LogLevel,
     Order,
     Ping,
     Pins,
+    Records,
     Retire,
     StopListening,
     Table,
@@ -44,9 +43,9 @@ from pyproxy.core.backoff import Backoff
 from pyproxy.errors import PyproxyError
 from pyproxy.forward.binding import log_faults
 from pyproxy.forward.forwarder import changes, may_forward
-from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.shared_counts import SharedMemory, Slots
 from pyproxy.metrics import Metrics
+from pyproxy.model.ended import Ended
 from pyproxy.model.node import NodeView
 from pyproxy.model.service import ServiceName
 from pyproxy.model.table import Frontend, FrontendKey, VipTable
@@ -63,23 +62,21 @@ _PINS_AT_ONCE = 10_000
 _PATIENCES = 4
 
 
-class WorkersSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How many workers, and what each is set to. `patience_s`: WorkerProcess says what for."""
-
-    count: int
-    forward: ForwardSettings
-    drain_timeout_s: float = 30.0
-    log_format: Literal["text", "json"] = "text"
-    patience_s: float = 10.0
-
-
 class Workers:
     """Starts the workers, keeps them going and up to date, and adds up what they tell.
+
+    on_ended: is told what the access log is to have, and how many were left out already.
 
     Invariant: what was sent to a worker, snapshot and changes, amounts to `_table`.
     """
 
-    def __init__(self, settings: WorkersSettings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: WorkersSettings,
+        metrics: Metrics,
+        on_ended: Callable[[list[Ended], int], None],
+    ) -> None:
+        self._on_ended = on_ended
         self._settings = settings
         self._metrics = metrics
         self._clock: Callable[[], float] = time.monotonic
@@ -257,6 +254,8 @@ class Workers:
                 self._questions.told(
                     part.question, worker.number, part.total, *rows, is_last=part.is_last
                 )
+            case Records():
+                self._on_ended(message.ended, message.left_out)
             case Pins(pins=pins):
                 self._spread(worker, [pin for pin in pins if pin.name in self._uses])
 
@@ -348,7 +347,8 @@ class Workers:
         """Start a worker and wait for its end; say how it ended. Raises OSError."""
         worker, status = WorkerProcess(number, self._receive, self._settings.patience_s), None
         try:
-            await worker.start(self._hello(number))
+            level = log.getEffectiveLevel()
+            await worker.start(hello_for(self._settings, number, self._memory.fd, level))
             self._introduce(worker)
             status = await worker.ended()
         finally:
@@ -360,18 +360,6 @@ class Workers:
             self._progress.set()
             await worker.end()
         return f"{worker} ended: {cause_of_death(status)}; it had {lost} connections and UDP flows"
-
-    def _hello(self, number: int) -> Hello:
-        settings = self._settings
-        return Hello(
-            number=number,
-            processes=settings.count,
-            counts_fd=self._memory.fd,
-            forward=share_of(settings.forward, settings.count),
-            drain_timeout_s=settings.drain_timeout_s,
-            log_level=log.getEffectiveLevel(),
-            log_format=settings.log_format,
-        )
 
     def _introduce(self, worker: WorkerProcess) -> None:
         """Tell a new worker all that the others know, and from now on what changes."""
@@ -386,13 +374,3 @@ class Workers:
         pins = self._affinity.pins(self._clock())
         while some := list(itertools.islice(pins, _PINS_AT_ONCE)):
             worker.send(frame(Pins(some)))
-
-
-def share_of(settings: ForwardSettings, workers: int) -> ForwardSettings:
-    """What one of so many workers is set to: the limits are the node's, the sockets are shared."""
-    return msgspec.structs.replace(
-        settings,
-        reuse_port=True,
-        max_connections=-(-settings.max_connections // workers),
-        max_udp_flows=-(-settings.max_udp_flows // workers),
-    )

@@ -37,7 +37,8 @@ class Metrics:
     """All counts of one process; those of the agent are what a scrape sees.
 
     table: that is served; it never changes, so another thread may read it.
-    vitals: of each process, by its name.
+    vitals: of each process, by its name. access_log: records that were written, limited by the
+    rate, or dropped for want of room.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,7 @@ class Metrics:
         self.worker_restarts = 0
         self.pins_dropped = 0
         self.source_address_fallbacks: Counter[str] = Counter()
+        self.access_log: Counter[str] = Counter()
         self.health_answers: Counter[tuple[str, int]] = Counter()
         self.vitals: dict[str, Vitals] = {}
         self.last_update_s = 0.0  # Unix time

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pyproxy.app.agent import Agent
+from pyproxy.app.worker_settings import hello_for
 from pyproxy.app.worker_wire import frame
 from pyproxy.app.workers import Workers
 from pyproxy.metrics import ServicePortCounters
@@ -325,7 +326,7 @@ async def test_a_worker_with_a_fault_says_so_and_is_replaced(
     async with two_workers(tmp_path) as agent:
         workers = agent._forwarder
         assert isinstance(workers, Workers)
-        workers._workers[0].send(frame(workers._hello(0)))
+        workers._workers[0].send(frame(hello_for(workers._settings, 0, 0, 20)))
         await until(lambda: agent.metrics.worker_restarts == 1)
     assert "exit status 1; it had 0 connections" in caplog.text
     said = capfd.readouterr().err

@@ -2,8 +2,8 @@
 
 from pyproxy.app.worker_counts import CountsSource, CountsSum
 from pyproxy.app.worker_process import cause_of_death
+from pyproxy.app.worker_settings import share_of
 from pyproxy.app.worker_wire import Counts
-from pyproxy.app.workers import share_of
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.metrics import Metrics, ServicePortCounters
 from pyproxy.metrics.histogram import DURATION_BOUNDS_S, observe

@@ -14,6 +14,7 @@ from pyproxy.app.worker_wire import (
     Hello,
     Ping,
     Pins,
+    Records,
     Retire,
     Stop,
     StopListening,
@@ -24,10 +25,13 @@ from pyproxy.app.worker_wire import (
     read_by_agent,
     read_by_worker,
 )
+from pyproxy.core.access_log import AccessRules
 from pyproxy.core.affinity import Pin
 from pyproxy.forward.forwarder import changes
+from pyproxy.forward.records import EndsSettings
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.model.addresses import Cidr
+from pyproxy.model.ended import Ended
 from pyproxy.model.endpoint import Endpoint
 from pyproxy.model.node import NodeView
 from pyproxy.model.options import ServiceOptions
@@ -50,10 +54,11 @@ WEB = Backend(
 )
 PIN = Pin(NAME, "IPv4", "192.0.2.1", ("10.0.0.1", 80), 1.5)
 KEY: FrontendKey = ("10.96.0.1", 80, "TCP")
+ENDS = EndsSettings(access=AccessRules(mode="sampled", sample=7))
 BACKENDS, FRONTENDS = packed([Frontend(*KEY, "ClusterIP", WEB)])
 
 TO_WORKER: tuple[ToWorker, ...] = (
-    Hello(1, 2, 9, ForwardSettings(max_connections=7), 30.0, 20, "json"),
+    Hello(1, 2, 9, ForwardSettings(max_connections=7), ENDS, 30.0, 20, "json"),
     Table(
         1, 7, NodeView(name="node-1", primary={"IPv4": "10.0.0.9"}), [KEY], BACKENDS, FRONTENDS, []
     ),
@@ -71,6 +76,7 @@ TO_AGENT: tuple[ToAgent, ...] = (
     Done(3, [KEY], [("::1", 53, "UDP")], [(KEY, "the address is not on this host")]),
     Counts([(NAME, {"opened": 3, "closed": {"finished": 1}})], {"bind_errors": 2}, 4, 5, 6),
     Pins([PIN]),
+    Records([Ended(NAME, KEY[:2], ("192.0.2.1", 4242), None, "no_endpoint", 1.5)], 3),
 )
 
 
