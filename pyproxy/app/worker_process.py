@@ -70,14 +70,12 @@ class WorkerProcess:
         with theirs:
             await self._channel.open(ours)
             # A new program, no fork of this one: a running loop, its threads and the garbage that
-            # the table makes have no place in a worker. Not in the terminal's process group: ctrl-C
-            # is for the agent, which lets connections drain.
+            # the table makes have no place in a worker.
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "pyproxy.app.worker"),
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(), hello.counts_fd),
                 stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
             )
         self._channel.send(frame(hello))
 

@@ -464,6 +464,15 @@ def test_signals_to_workers_do_nothing_and_the_agent_s_own_drains_them(tmp_path:
             assert not [line for line in running.log if "ERROR" in line]
 
 
+def test_a_worker_is_of_the_agent_s_session_but_not_of_its_process_group(tmp_path: Path) -> None:
+    agents.write(tmp_path / "a.yaml", *agents.web(new_address(), VIP_PORT, ("127.0.0.1", 1)))
+    with agents.process("--manifests", str(tmp_path), "--workers", "1") as running:
+        running.wait_for("listening on 1 addresses and ports")
+        (pid,) = worker_pids(running)
+        assert os.getsid(pid) == os.getsid(running.process.pid)
+        assert os.getpgid(pid) == pid
+
+
 def test_a_worker_imports_no_api_client() -> None:
     script = (
         "import sys, pyproxy.app.worker\n"
