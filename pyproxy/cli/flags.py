@@ -286,6 +286,27 @@ PROCESS = (
     Flag("log-level", ("pyproxy.log_level",), "from which level on (info)", choices=_LEVELS),
     Flag("log-format", ("pyproxy.log_format",), "of the log (text)", choices=("text", "json")),
 )
+ACCESS_LOG = (
+    Flag(
+        "access-log",
+        ("pyproxy.access_log.mode",),
+        "which ends of connections are written: off; errors; sampled, errors and one in 100 of the"
+        " rest; all (errors)",
+        choices=("off", "errors", "sampled", "all"),
+    ),
+    Flag(
+        "access-log-format",
+        ("pyproxy.access_log.format",),
+        "of a record, one a line (that of the log)",
+        choices=("text", "json"),
+    ),
+    Flag(
+        "access-log-path",
+        ("pyproxy.access_log.path",),
+        "a file, opened anew when it was renamed (standard output)",
+        metavar="FILE",
+    ),
+)
 # Written with one dash, as klog has it.
 VERBOSITY = Flag("v", ("kube_proxy.logging.verbosity",), "from 4 on, debug", _verbosity, "N")
 
@@ -302,7 +323,7 @@ def apply(configuration: "Configuration", arguments: argparse.Namespace) -> "Con
     from pyproxy.config import kubeproxy, own
 
     faults: list[str] = []
-    for flag in (*NODE, *FORWARDING, *PROCESS, VERBOSITY):
+    for flag in (*NODE, *FORWARDING, *PROCESS, *ACCESS_LOG, VERBOSITY):
         text = getattr(arguments, flag.name.replace("-", "_"))
         if text is None:
             continue

@@ -8,8 +8,10 @@ from pyproxy.cli import flags
 from pyproxy.errors import ConfigError, PyproxyError
 
 if TYPE_CHECKING:
+    from pyproxy.app.access_log import AccessLogSettings
     from pyproxy.app.agent import AgentSettings
     from pyproxy.config import Configuration, ProxyConfig
+    from pyproxy.config.own import AccessLog
     from pyproxy.forward.settings import ForwardSettings
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ def register(commands: Any) -> None:
     flags.add(forwarding, flags.FORWARDING)
     process = command.add_argument_group("process")
     flags.add(process, flags.PROCESS)
+    flags.add(process, flags.ACCESS_LOG)
     process.add_argument("-v", metavar="N", help=flags.VERBOSITY.help)
     process.add_argument(
         "--loop",
@@ -113,6 +116,7 @@ def settings(arguments: argparse.Namespace, configuration: "Configuration") -> "
         forward=_forward(configuration, is_steered=is_steered),
         workers=_workers(own.workers),
         log_format=configuration.log_format,
+        access_log=_access_log(configuration.access_log),
         steer=steer_settings(own.steering) if is_steered else None,
         metrics=configuration.metrics,
         kubeproxy_metrics=own.kubeproxy_metrics,
@@ -128,6 +132,16 @@ def configz(configuration: "Configuration") -> dict[str, Any]:
     """What /configz answers: each document under its API group (PARITY 14.4)."""
     documents = configuration.documents()
     return {document["apiVersion"].partition("/")[0]: document for document in documents}
+
+
+def _access_log(asked: "AccessLog") -> "AccessLogSettings":
+    from pyproxy.app.access_log import AccessLogSettings
+    from pyproxy.core.access_log import AccessRules
+
+    rules = AccessRules(
+        mode=asked.mode, sample=asked.sample, records_per_second=asked.records_per_second
+    )
+    return AccessLogSettings(rules=rules, format=asked.format or "text", path=asked.path)
 
 
 def _control_sockets(wanted: str | None) -> tuple[str, ...]:

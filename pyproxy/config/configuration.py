@@ -12,7 +12,7 @@ from pyproxy.config import kubeproxy, own
 from pyproxy.config.fields import Reader, write
 from pyproxy.config.kinds import HealthAddress, HostPort, MetricsAddress
 from pyproxy.config.kubeproxy import KubeProxyConfiguration
-from pyproxy.config.own import PyproxyConfiguration
+from pyproxy.config.own import AccessLog, PyproxyConfiguration
 from pyproxy.config.proxy import ProxyConfig
 from pyproxy.errors import ConfigError
 
@@ -87,6 +87,12 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         return self.pyproxy.log_format or self.kube_proxy.logging.format
 
     @property
+    def access_log(self) -> AccessLog:
+        """What is written of connections, in the log's format unless it says another."""
+        asked = self.pyproxy.access_log
+        return msgspec.structs.replace(asked, format=asked.format or self.log_format)
+
+    @property
     def log_level(self) -> Literal["debug", "info", "warning", "error"]:
         """From which level on the log is written."""
         is_verbose = self.kube_proxy.logging.verbosity >= _DEBUG_VERBOSITY
@@ -100,7 +106,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
             metrics_bind_address=MetricsAddress(self.metrics),
         )
         pyproxy = msgspec.structs.replace(
-            self.pyproxy, log_format=self.log_format, log_level=self.log_level
+            self.pyproxy,
+            log_format=self.log_format,
+            log_level=self.log_level,
+            access_log=self.access_log,
         )
         return [_document(_KUBE_PROXY, kube_proxy), _document(_OWN, pyproxy)]
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pyproxy.config.durations import format_duration
 from pyproxy.config.fields import Doc, Section
 from pyproxy.config.kinds import AUTO_WORKERS, Seconds, WorkerCount
+from pyproxy.model.ended import AccessMode
 from pyproxy.model.options import (
     DEFAULT_OPTIONS,
     Balance,
@@ -62,6 +63,34 @@ class Ejection(Section, frozen=True):
             at_most=100,
         ),
     ] = 50
+
+
+class AccessLog(Section, frozen=True):
+    """What is written of connections and UDP flows that have ended."""
+
+    mode: Annotated[
+        AccessMode,
+        Doc(
+            "Which are written: none, those that ended with something wrong, these and one of so"
+            " many of the rest, or all; docs/access-log.md tells more."
+        ),
+    ] = "errors"
+    sample: Annotated[
+        int, Doc("Of how many of the rest one is written, in mode `sampled`.", at_least=1)
+    ] = 100
+    records_per_second: Annotated[
+        int,
+        Doc(
+            "The most records that the agent writes; others are left out, and counted.", at_least=1
+        ),
+    ] = 100
+    format: Annotated[
+        Literal["text", "json"] | None, Doc("Of a record, one a line; without it, logFormat.")
+    ] = None
+    path: Annotated[
+        str | None,
+        Doc("The file; it is opened anew when it was renamed. Without it, standard output."),
+    ] = None
 
 
 class PyproxyConfiguration(Section, frozen=True):
@@ -174,6 +203,7 @@ class PyproxyConfiguration(Section, frozen=True):
             " its dashboards work."
         ),
     ] = True
+    access_log: AccessLog = AccessLog()
     log_format: Annotated[
         Literal["text", "json"] | None,
         Doc("Without it, logging.format of the KubeProxyConfiguration."),

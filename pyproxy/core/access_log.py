@@ -7,14 +7,13 @@ Times are seconds of one monotonic clock; records of several processes may come 
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import msgspec
 
+from pyproxy.model.ended import AccessMode
 from pyproxy.model.reasons import ORDINARY_ENDS, CloseReason, DatagramDrop, FlowEnd
 from pyproxy.model.service import ServicePortName
-
-Mode = Literal["off", "errors", "sampled", "all"]
 
 _ALL: frozenset[str] = frozenset(
     {*get_args(CloseReason), *get_args(FlowEnd), *get_args(DatagramDrop)}
@@ -35,12 +34,12 @@ class AccessRules(msgspec.Struct, frozen=True, kw_only=True):
     records_per_second: over all processes, >= 1.
     """
 
-    mode: Mode = "off"
+    mode: AccessMode = "off"
     sample: int = 100
     records_per_second: int = 100
 
 
-def told_reasons(mode: Mode) -> frozenset[str]:
+def told_reasons(mode: AccessMode) -> frozenset[str]:
     """Return the reasons for an end that a mode may tell of."""
     if mode == "off":
         return frozenset()

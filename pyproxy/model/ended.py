@@ -1,8 +1,13 @@
 """A TCP connection or UDP flow that is over, told as a value."""
 
+from typing import Literal
+
 import msgspec
 
 from pyproxy.model.service import ServicePortName
+
+# Of which ends the access log tells.
+AccessMode = Literal["off", "errors", "sampled", "all"]
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):

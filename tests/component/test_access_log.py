@@ -12,7 +12,8 @@ import pytest
 
 from pyproxy.app.access_log import AccessLogSettings
 from pyproxy.app.agent import Agent
-from pyproxy.core.access_log import AccessRules, Mode
+from pyproxy.core.access_log import AccessRules
+from pyproxy.model.ended import AccessMode
 from tests.support import agents
 from tests.support.backends import (
     VIP_PORT,
@@ -45,7 +46,7 @@ class Log:
 
     @contextlib.asynccontextmanager
     async def of(
-        self, mode: Mode = "all", *, workers: int = 0, **changes: Any
+        self, mode: AccessMode = "all", *, workers: int = 0, **changes: Any
     ) -> AsyncIterator[Agent]:
         rules = AccessRules(mode=mode, sample=2, records_per_second=changes.pop("rate", 1000))
         settings = AccessLogSettings(rules=rules, format="json", path=str(self.path))

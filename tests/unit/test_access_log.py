@@ -4,7 +4,8 @@ from typing import get_args
 
 import pytest
 
-from pyproxy.core.access_log import AccessRules, Choice, Limiter, Mode, told_reasons
+from pyproxy.core.access_log import AccessRules, Choice, Limiter, told_reasons
+from pyproxy.model.ended import AccessMode
 from pyproxy.model.reasons import CloseReason, DatagramDrop, FlowEnd
 from pyproxy.model.service import ServicePortName
 
@@ -51,8 +52,8 @@ def test_mode_off_tells_of_nothing_and_all_of_every_reason() -> None:
 def test_errors_are_what_went_wrong_and_a_sample_has_all_of_them(
     reason: str, *, is_error: bool
 ) -> None:
-    modes: dict[Mode, bool] = {"off": False, "errors": is_error, "sampled": is_error, "all": True}
-    for mode, wanted in modes.items():
+    for mode in get_args(AccessMode):
+        wanted = mode == "all" or (is_error and mode != "off")
         choice = Choice(AccessRules(mode=mode), never)
         assert choice.tells(WEB, reason, 0.0) is wanted
 
