@@ -7,12 +7,13 @@ from pyproxy.cli import control_client
 from pyproxy.cli.paint import Paint, duration, size
 
 _EXIT = {"healthy": 0, "degraded": 1, "down": 2}
+_SERVING = {**_EXIT, "degraded": 0}
 _KINDS = {"healthy": "good", "degraded": "warn", "down": "bad"}
 _MOST_UNBOUND = 5
 
 _EPILOG = """\
 exit status: 0 healthy; 1 degraded: it serves, but something is not as it should be; 2 down: it
-takes no clients, or no agent answers
+takes no clients, or no agent answers. With --serving 0 also when it is degraded
 """
 
 
@@ -27,6 +28,11 @@ def register(commands: Any) -> None:
         allow_abbrev=False,
     )
     command.add_argument("-o", "--output", choices=("text", "json", "yaml"), default="text")
+    command.add_argument(
+        "--serving",
+        action="store_true",
+        help="ask only whether it takes clients: what a pod's startup probe wants to know",
+    )
     control_client.add_socket(command)
     command.set_defaults(main=main)
 
@@ -45,7 +51,7 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         for line in screen(answer, Paint()):
             print(line)
-    return _EXIT.get(answer["state"], 2)
+    return (_SERVING if arguments.serving else _EXIT).get(answer["state"], 2)
 
 
 def screen(answer: dict[str, Any], paint: Paint) -> list[str]:

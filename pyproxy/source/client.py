@@ -5,8 +5,10 @@ that renewing them cuts no watch that is open, and no connection made with old o
 """
 
 import asyncio
+import re
 import socket
 import ssl
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType, TracebackType
@@ -21,6 +23,7 @@ from pyproxy.core.apiservers import ApiServers
 from pyproxy.core.listwatch import Stop, StopReason
 from pyproxy.core.listwire import STATUS, UNREADABLE, Status
 from pyproxy.errors import ApiError
+from pyproxy.metrics import NO_ANSWER, ApiRequests
 from pyproxy.source.credentials import Credentials, CredentialSettings, load_credentials
 
 _POST_TIMEOUT_S = 10.0
@@ -30,6 +33,8 @@ _MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 # A watch is silent for minutes when nothing happens. A machine that slept, or left the network
 # it began on, never hears of its end: the kernel asks after 15 s of silence, for 15 s at most.
 _PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+# What aiohttp says of the TLS context in its messages.
+_TLS_CONTEXT = re.compile(r" ssl:(<[^>]*>|\S+)")
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -48,13 +53,20 @@ class _Names(msgspec.Struct):
 class ApiClient:
     """An open session, and the credentials as they are now. Use it as `async with`.
 
-    Entering it loads the credentials; that raises ConfigError.
+    Entering it loads the credentials; that raises ConfigError. counts: of its requests, websockets
+    left out; None: nobody looks at them.
     """
 
     def __init__(
-        self, settings: CredentialSettings, servers: ApiServers, *, connect_timeout_s: float
+        self,
+        settings: CredentialSettings,
+        servers: ApiServers,
+        *,
+        connect_timeout_s: float,
+        counts: ApiRequests | None = None,
     ) -> None:
         self.servers = servers
+        self._counts = counts or ApiRequests()
         self._settings = settings
         self._connect_timeout_s = connect_timeout_s
         self._loading = asyncio.Lock()
@@ -205,13 +217,19 @@ class ApiClient:
         **more: Any,
     ) -> aiohttp.ClientResponse:
         url = self.servers.current(credentials.url)
-        return await self._session.request(
-            method,
-            url + path,
-            allow_redirects=False,  # a token must not follow one
-            **self._as(credentials, url, headers or {}),
-            **more,
-        )
+        began_s, code = time.monotonic(), NO_ANSWER
+        try:
+            response = await self._session.request(
+                method,
+                url + path,
+                allow_redirects=False,  # a token must not follow one
+                **self._as(credentials, url, headers or {}),
+                **more,
+            )
+            code = str(response.status)
+        finally:
+            self._counts.add(method, urlsplit(url).netloc, code, time.monotonic() - began_s)
+        return response
 
     def _as(
         self, credentials: Credentials, url: str, headers: Mapping[str, str] = _NO_HEADERS
@@ -270,13 +288,16 @@ def transport_stop(error: aiohttp.ClientError | OSError, credentials: Credential
     """Translate an error of the session, in the words of the watch."""
     if isinstance(error, aiohttp.ClientPayloadError):
         return Stop("reset", f"{credentials.url}: the connection broke within the answer")
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = _TLS_CONTEXT.sub("", " ".join(str(error).split())) or type(error).__name__
     if credentials.has_client_certificate and isinstance(error, aiohttp.ServerDisconnectedError):
         # All that can be seen of it with TLS 1.3, where the client's handshake is over before the
         # server looks at the certificate. It may also have died: then a reload does no harm.
         text = f"{text} before it answered; it may refuse the client certificate"
         return Stop("tls", f"{credentials.url}: {text}")
-    return Stop(_transport_reason(error), f"{credentials.url}: {text}")
+    reason = _transport_reason(error)
+    if credentials.address_fix and reason in ("unreachable", "tls"):
+        text = f"{text}; {credentials.address_fix}"
+    return Stop(reason, f"{credentials.url}: {text}")
 
 
 def _transport_reason(error: aiohttp.ClientError | OSError) -> StopReason:

@@ -24,6 +24,13 @@ from pyproxy.errors import ConfigError
 
 SERVICE_ACCOUNT_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"
 _DEFAULT_KUBECONFIG = "~/.kube/config"
+# A pod is given the ClusterIP of the API server, which on a node without kube-proxy works only once
+# we do. So the DaemonSet of deploy/base sets these.
+_ADDRESS_OF_POD = (
+    "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT of this pod must be the API server's own"
+    " address, not its ClusterIP: set them in deploy/base/apiserver.env (ConfigMap"
+    " pyproxy-apiserver)"
+)
 # Loaded again so long before its end, so that no request is made with what just ran out.
 _EXPIRY_MARGIN = timedelta(seconds=30)
 # The library's parser takes much for granted: a list where it expects a mapping gives any of these.
@@ -52,11 +59,13 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     url: without a slash at its end. tls: None for plain HTTP. authorization: the header, or "".
     server_name: the name in the server's certificate where it is not the URL's host, or None.
     stale_at: when to load again, or None: only when the server refuses them.
-    origin: where they come from, for a person.
+    origin: where they come from, for a person. address_fix: what to set when nobody, or somebody
+    else, is at the URL; "" where origin says it.
     """
 
     url: str
     origin: str
+    address_fix: str = ""
     tls: ssl.SSLContext | None = None
     has_client_certificate: bool = False
     authorization: str = ""
@@ -144,6 +153,7 @@ def _from_service_account(settings: CredentialSettings) -> Credentials:
             loaded,
             settings,
             origin=f"the service account of this pod ({directory})",
+            address_fix="" if settings.master else _ADDRESS_OF_POD,
             stale_at=datetime.now(UTC) + timedelta(seconds=settings.token_refresh_s),
         )
     except (ConfigException, *_FAULTS) as fault:
@@ -237,7 +247,12 @@ def _stale_at(user: dict[str, Any], loader: Any, settings: CredentialSettings) -
 
 
 def _credentials(
-    loaded: Any, settings: CredentialSettings, *, origin: str, stale_at: datetime | None
+    loaded: Any,
+    settings: CredentialSettings,
+    *,
+    origin: str,
+    stale_at: datetime | None,
+    address_fix: str = "",
 ) -> Credentials:
     url = (settings.master or loaded.host).rstrip("/")
     if not url.startswith(("http://", "https://")):
@@ -253,6 +268,7 @@ def _credentials(
     return Credentials(
         url=url,
         origin=origin,
+        address_fix=address_fix,
         tls=_tls_context(loaded),
         has_client_certificate=bool(getattr(loaded, "cert_file", None)),
         authorization=authorization,

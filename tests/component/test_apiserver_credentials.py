@@ -13,7 +13,9 @@ import msgspec
 import pytest
 import yaml
 
+from pyproxy.core.apiservers import ApiServers
 from pyproxy.errors import ApiError, ConfigError
+from pyproxy.source.client import ApiClient
 from pyproxy.source.credentials import CredentialSettings, load_credentials
 from tests.support.fake_api import FakeApiServer, write_kubeconfig
 from tests.support.fake_api_source import FAST, run_source, running_source, service
@@ -498,3 +500,23 @@ async def test_a_pod_without_a_token_says_so(service_account: Path) -> None:
     (service_account / "token").unlink()
     with pytest.raises(ConfigError, match=r"service account of this pod \(.*\) cannot be used"):
         await load_credentials(CredentialSettings(service_account_dir=str(service_account)))
+
+
+async def test_an_address_where_nobody_is_names_the_value_to_set(
+    service_account: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
+    settings = CredentialSettings(service_account_dir=str(service_account))
+    async with ApiClient(settings, ApiServers(), connect_timeout_s=5) as client:
+        with pytest.raises(ApiError) as fault:
+            await client.post("/api", b"{}")
+    told = str(fault.value)
+    assert told.startswith("https://127.0.0.1:1: Cannot connect to host 127.0.0.1:1 [Connect call")
+    assert "set them in deploy/base/apiserver.env (ConfigMap pyproxy-apiserver)" in told
+    # A URL that was given by hand is not the pod's environment.
+    settings = msgspec.structs.replace(settings, master="https://127.0.0.1:1")
+    async with ApiClient(settings, ApiServers(), connect_timeout_s=5) as client:
+        with pytest.raises(ApiError) as fault:
+            await client.post("/api", b"{}")
+    assert "apiserver.env" not in str(fault.value)

@@ -229,6 +229,7 @@ def test_a_taken_port_degrades(tmp_path: Path) -> None:
         done = made.run("status")
         assert done.returncode == 1
         assert done.stdout.startswith("degraded")
+        assert made.run("status", "--serving").returncode == 0
         assert "1 addresses and ports cannot be listened on" in done.stdout
         assert "another process listens there" in made.run("explain", "default/web").stdout
 
