@@ -73,7 +73,7 @@ class Pipeline:
     def publish(self, event: Event) -> None:
         """Take in an event of the source."""
         changes = self._store.apply(event)
-        self._count(event)
+        self._count(event, changes)
         self._latency.apply(event)
         needs_check = self._checks.apply(event)
         self._changed(changes, needs_update=needs_check)
@@ -110,7 +110,11 @@ class Pipeline:
 
     async def update(self) -> None:
         """Serve the newest table. Raises PyproxyError when it could not be done."""
-        with self._metrics.update_time.time():
+        metrics = self._metrics
+        metrics.pending_changes.clear()
+        is_full = self._touched is None
+        kind_of_time = metrics.full_update_time if is_full else metrics.partial_update_time
+        with metrics.update_time.time(), kind_of_time.time():
             table = await self._serve()
         now = datetime.now(UTC)
         for seconds in self._latency.programmed(now):
@@ -155,7 +159,8 @@ class Pipeline:
         self._metrics.table = table.frontends
         return table
 
-    def _count(self, event: Event) -> None:
+    def _count(self, event: Event, changes: Changes) -> None:
+        self._metrics.pending_changes[event.resource] += changes.is_visible
         match event:
             case Listed(resource, values):
                 self._metrics.event_counts[resource] += len(values)

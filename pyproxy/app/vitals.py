@@ -25,4 +25,5 @@ async def keep_vitals(metrics: Metrics, look: Callable[[], None]) -> None:
         due_s = time.monotonic() + _INTERVAL_S
         await asyncio.sleep(_INTERVAL_S)
         metrics.vitals["agent"] = vitals_now(time.monotonic() - due_s)
+        metrics.tasks = len(asyncio.all_tasks())
         look()

@@ -6,6 +6,7 @@ process; `collect` makes Prometheus families of them, `service_ports` and
 a scrape together.
 """
 
+from pyproxy.metrics.api_requests import NO_ANSWER, ApiRequests
 from pyproxy.metrics.counters import GAUGES, ServicePortCounters, SteeringCounts
 from pyproxy.metrics.exposition import Exposition
 from pyproxy.metrics.service_ports import TO_CLIENT, TO_ENDPOINT
@@ -14,8 +15,10 @@ from pyproxy.metrics.state import DATA_PLANE, Metrics, Vitals
 __all__ = [
     "DATA_PLANE",
     "GAUGES",
+    "NO_ANSWER",
     "TO_CLIENT",
     "TO_ENDPOINT",
+    "ApiRequests",
     "Exposition",
     "Metrics",
     "ServicePortCounters",

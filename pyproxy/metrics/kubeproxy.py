@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from pyproxy.metrics import api_requests
 from pyproxy.metrics.endpoints import backends_of
 from pyproxy.metrics.text import Family, labels
 from pyproxy.model.addresses import FAMILIES
@@ -24,16 +25,7 @@ if TYPE_CHECKING:
 
 def families(metrics: "Metrics") -> Iterator[Metric]:
     """What kube-proxy would count."""
-    yield _histogram(
-        metrics.update_time,
-        "kubeproxy_sync_proxy_rules_duration_seconds",
-        "Of one update, failed ones included.",
-    )
-    yield _histogram(
-        metrics.programming_latency,
-        "kubeproxy_network_programming_duration_seconds",
-        "From the change of endpoints in the control plane to its being served here.",
-    )
+    yield from _histograms(metrics)
     yield _by_family(
         "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
         "When the last update succeeded, in Unix time.",
@@ -51,6 +43,12 @@ def families(metrics: "Metrics") -> Iterator[Metric]:
             f"Changes of {resource} that were taken in.",
             value=metrics.event_counts[resource],
         )
+        yield GaugeMetricFamily(
+            f"kubeproxy_sync_proxy_rules_{what}_changes_pending",
+            f"Changes of {resource} that wait for the next update.",
+            value=metrics.pending_changes[resource],
+        )
+    yield _failures(metrics)
     for path in ("healthz", "livez"):
         answers = CounterMetricFamily(
             f"kubeproxy_proxy_{path}", f"Answers of /{path}.", labels=("code",)
@@ -58,6 +56,45 @@ def families(metrics: "Metrics") -> Iterator[Metric]:
         for code in (200, 503):
             answers.add_metric((str(code),), metrics.health_answers[f"/{path}", code])
         yield answers
+    yield from api_requests.families(metrics.api_requests)
+    # The dashboard has a panel of it; what comes closest.
+    yield GaugeMetricFamily(
+        "go_goroutines", "Tasks of the agent's event loop.", value=metrics.tasks
+    )
+
+
+def _histograms(metrics: "Metrics") -> Iterator[Metric]:
+    for name, documentation, observed in (
+        ("sync_proxy_rules", "Of one update, failed ones included.", metrics.update_time),
+        (
+            "sync_full_proxy_rules",
+            "Of one update that looked at the whole table.",
+            metrics.full_update_time,
+        ),
+        (
+            "sync_partial_proxy_rules",
+            "Of one update that looked at what had changed.",
+            metrics.partial_update_time,
+        ),
+        (
+            "network_programming",
+            "From the change of endpoints in the control plane to its being served here.",
+            metrics.programming_latency,
+        ),
+    ):
+        yield _histogram(observed, f"kubeproxy_{name}_duration_seconds", documentation)
+
+
+def _failures(metrics: "Metrics") -> Metric:
+    """One table serves both address families."""
+    family = CounterMetricFamily(
+        "kubeproxy_sync_proxy_rules_nftables_sync_failures",
+        "Transactions with nftables that were refused.",
+        labels=("ip_family",),
+    )
+    for ip_family in FAMILIES:
+        family.add_metric((ip_family,), metrics.steering.failures)
+    return family
 
 
 def _histogram(observed: "Histogram", name: str, documentation: str) -> Metric:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from prometheus_client import Histogram
 
+from pyproxy.metrics.api_requests import ApiRequests
 from pyproxy.metrics.counters import ServicePortCounters, SteeringCounts
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Metrics:
         self.last_update_s = 0.0  # Unix time
         self.last_queued_s = 0.0  # Unix time
         self.event_counts: Counter[Resource] = Counter()
+        self.pending_changes: Counter[Resource] = Counter()  # visible, since the last update
+        self.tasks = 0  # of the event loop, at the last look
+        self.api_requests = ApiRequests()
         self.steering = SteeringCounts()
         self.programming_latency = Histogram(
             "pyproxy_network_programming_duration_seconds",
@@ -72,6 +76,13 @@ class Metrics:
             "Of one update of forwarding and steering, failed ones included.",
             buckets=SYNC_BUCKETS,
             registry=None,
+        )
+        # Of an update: whether it looked at all of the table, or at what had changed.
+        self.full_update_time, self.partial_update_time = (
+            Histogram(
+                f"pyproxy_{kind}_update_duration_seconds", "", buckets=SYNC_BUCKETS, registry=None
+            )
+            for kind in ("full", "partial")
         )
         self.steering_time = Histogram(
             "pyproxy_steering_duration_seconds",

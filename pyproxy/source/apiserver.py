@@ -118,8 +118,12 @@ class ApiServerSource:
             service_account_dir=settings.service_account_dir,
             token_refresh_s=settings.token_refresh_s,
         )
-        timeout_s = settings.connect_timeout_s
-        async with ApiClient(credentials, self._servers, connect_timeout_s=timeout_s) as client:
+        async with ApiClient(
+            credentials,
+            self._servers,
+            connect_timeout_s=settings.connect_timeout_s,
+            counts=self._metrics.api_requests,
+        ) as client:
             self._client = client
             self._is_open.set()
             if not settings.node_name:

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pyproxy.metrics import Exposition, Metrics, Vitals
+from pyproxy.metrics import NO_ANSWER, Exposition, Metrics, Vitals
 from pyproxy.metrics.histogram import CONNECT_BOUNDS_S, observe
 from pyproxy.model.endpoint import Endpoint
 from pyproxy.model.reasons import CloseReason, ConnectResult, FlowEnd
@@ -137,25 +137,15 @@ def test_processes_tell_of_their_descriptors_and_lag() -> None:
     assert found["pyproxy_event_loop_lag_seconds", "worker-0"] == 0.25
 
 
-def kubeproxy_names(metrics: Metrics, *, wanted: bool) -> set[str]:
-    text = scraped(metrics, with_kubeproxy=wanted)
-    found = {family.name for family in text_string_to_metric_families(text)}
+def kubeproxy_names(metrics: Metrics) -> set[str]:
+    found = {family.name for family in text_string_to_metric_families(scraped(metrics))}
     return {name.removeprefix("kubeproxy_") for name in found if name.startswith("kubeproxy_")}
 
 
 def test_the_names_of_kube_proxy_are_there_unless_switched_off() -> None:
-    assert kubeproxy_names(Metrics(), wanted=True) == {
-        "network_programming_duration_seconds",
-        "proxy_healthz",
-        "proxy_livez",
-        "sync_proxy_rules_duration_seconds",
-        "sync_proxy_rules_endpoint_changes",
-        "sync_proxy_rules_last_queued_timestamp_seconds",
-        "sync_proxy_rules_last_timestamp_seconds",
-        "sync_proxy_rules_no_local_endpoints_total",
-        "sync_proxy_rules_service_changes",
-    }
-    assert not kubeproxy_names(Metrics(), wanted=False)
+    assert {"sync_proxy_rules_duration_seconds", "proxy_healthz"} <= kubeproxy_names(Metrics())
+    left = scraped(Metrics(), with_kubeproxy=False)
+    assert not [name for name in ("kubeproxy_", "rest_client_", "go_") if f"# TYPE {name}" in left]
 
 
 def test_kube_proxys_histograms_have_its_buckets() -> None:
@@ -166,3 +156,52 @@ def test_kube_proxys_histograms_have_its_buckets() -> None:
         s.labels["le"] for s in samples if s.labels.get("ip_family") == "IPv4" and "le" in s.labels
     ]
     assert bounds == [*(str(0.001 * 2**n) for n in range(15)), "+Inf"]
+
+
+def test_service_ports_that_are_dropped_for_want_of_a_local_endpoint_are_counted_by_policy() -> (
+    None
+):
+    here = Endpoint("10.1.0.1", 80, is_local=True)
+    backends = [
+        Backend(name=TCP, family="IPv4", internal_local=True, has_any=True),
+        Backend(name=TCP, family="IPv4", internal_local=True, has_any=True, local=(here,)),
+        Backend(name=TCP, family="IPv4", internal_local=True),  # none anywhere: another case
+        Backend(name=TCP, family="IPv6", external_local=True, has_any=True),
+        Backend(name=UDP, family="IPv4", has_any=True, cluster=(here,)),
+    ]
+    metrics = Metrics()
+    frontends = [
+        Frontend(f"10.96.0.{n}", 80, "TCP", "ClusterIP", b) for n, b in enumerate(backends)
+    ]
+    frontends += [
+        Frontend("10.96.1.0", 80, "TCP", "ClusterIP", backends[0])
+    ]  # the same Service port
+    metrics.table = {frontend.key: frontend for frontend in frontends}
+    name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total"
+    found = {
+        (s.labels["traffic_policy"], s.labels["ip_family"]): s.value
+        for family in text_string_to_metric_families(scraped(metrics))
+        for s in family.samples
+        if s.name == name
+    }
+    assert found == {
+        ("internal", "IPv4"): 1,
+        ("internal", "IPv6"): 0,
+        ("external", "IPv4"): 0,
+        ("external", "IPv6"): 1,
+    }
+
+
+def test_requests_to_the_api_server_are_counted_as_client_go_does() -> None:
+    metrics = Metrics()
+    for code, seconds in (("200", 0.004), ("200", 3.0), (NO_ANSWER, 90.0)):
+        metrics.api_requests.add("GET", "10.0.0.1:6443", code, seconds)
+    text = scraped(metrics)
+    at = 'host="10.0.0.1:6443"'
+    assert f'rest_client_requests_total{{code="200",{at},method="GET"}} 2.0' in text
+    assert f'rest_client_requests_total{{code="<error>",{at},method="GET"}} 1.0' in text
+    bounds = re.findall(rf'duration_seconds_bucket{{{at},le="(.*)",verb="GET"}} (.*)', text)
+    assert bounds[0] == ("0.005", "1.0")
+    assert bounds[7] == ("4.0", "2.0")
+    assert bounds[-2:] == [("60.0", "2.0"), ("+Inf", "3.0")]
+    assert len(bounds) == 13
