@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from pyproxy.app import config_file, control
+from pyproxy.app import config_file, control, ui
 from pyproxy.app.access_log import AccessLog, AccessLogSettings
 from pyproxy.app.control_parts import Parts
 from pyproxy.app.descriptors import raise_descriptor_limit
@@ -66,7 +66,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     all.
     workers: processes that forward; 0: this one does. worker_patience_s: how long one may take to
     answer before it is killed, and replaced.
-    metrics, health: where their HTTP ports listen. kubeproxy_metrics: whether kube-proxy's names
+    metrics, health, page: where their HTTP ports listen; page: None for none, and page_hosts are
+    further names that it may be asked for by. kubeproxy_metrics: whether kube-proxy's names
     are shown as well. control_sockets: the places for the control
     socket, of which the first is taken that may be used; empty: there is none. http_retry_s: until
     one that is taken is tried again.
@@ -87,6 +88,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     steer: SteerSettings | None = None
     metrics: HostPort = HostPort("127.0.0.1", 10249)
     health: HostPort = HostPort("0.0.0.0", 10256)  # noqa: S104  probes and load balancers ask it
+    page: HostPort | None = None
+    page_hosts: tuple[str, ...] = ()
     control_sockets: tuple[str, ...] = ()
     kubeproxy_metrics: bool = True
     http_retry_s: float = web.BIND_RETRY_S
@@ -198,15 +201,17 @@ class Agent:
             "the look at this process": keep_vitals(self.metrics, self._forwarder.count_ejected),
             "the metrics port": self._serve("metrics", metrics, metrics_routes),
             "the health port": self._serve("health", health, health_routes),
+            "the follower of errors": self._errors.follow(),
         }
+        parts = self._control_parts()
+        ports |= ui.tasks(parts, self._settings, self.urls)
         if self._settings.control_sockets:
             ports["the control socket"] = control_socket.serve(
                 self._settings.control_sockets,
-                control.routes(self._control_parts()),
+                control.routes(parts),
                 on_bound=partial(self.urls.__setitem__, "control"),
                 retry_s=self._settings.http_retry_s,
             )
-            ports["the follower of errors"] = self._errors.follow()
         return ports
 
     def _control_parts(self) -> Parts:

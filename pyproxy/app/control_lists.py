@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pyproxy.app.control_parts import Parts
@@ -31,17 +31,27 @@ _Key = tuple[ServicePortName, tuple[str, int]]
 async def services(parts: Parts, of: ServiceName | None) -> dict[str, Any]:
     """The answer to GET /services: a row for each Service port, and one for what has no port."""
     rows: list[Row] = []
-    counters, nothing = dict(parts.metrics.service_ports()), ServicePortCounters()
+    counters = dict(parts.metrics.service_ports())
     async for service in _in_turns(_wanted(parts, of)):
-        why = why_not_proxied(service, parts.store.config.proxy_name)
-        by_port = _by_port(parts.store.frontends_of(service.key))
-        for port in () if why else service.ports:
-            name = ServicePortName(service.namespace, service.name, port.name, port.protocol)
-            counted = counters.get(name, nothing)
-            rows.append(_service_row(parts, service, port, by_port.get(name, []), counted))
-        if why or not service.ports:
-            rows.append(_portless_row(service, why))
+        rows += service_rows(parts, service, counters)
     return {"services": rows}
+
+
+def service_rows(
+    parts: Parts, service: Service, counters: Mapping[ServicePortName, ServicePortCounters]
+) -> list[Row]:
+    """The rows of one Service. counters: of all Service ports."""
+    why = why_not_proxied(service, parts.store.config.proxy_name)
+    if why or not service.ports:
+        return [_portless_row(service, why)]
+    by_port = _by_port(parts.store.frontends_of(service.key))
+    names = [ServicePortName(*service.key, port.name, port.protocol) for port in service.ports]
+    return [
+        _service_row(
+            parts, service, port, by_port.get(name, []), counters.get(name) or ServicePortCounters()
+        )
+        for name, port in zip(names, service.ports, strict=True)
+    ]
 
 
 async def endpoints(parts: Parts, of: ServiceName | None) -> dict[str, Any]:
@@ -143,6 +153,7 @@ def _service_row(
 ) -> Row:
     name = ServicePortName(service.namespace, service.name, port.name, port.protocol)
     backends = _backends(frontends)
+    found = [endpoint for backend in backends for endpoint in _endpoints(parts, backend)]
     return {
         **_names(name),
         "type": service.type,
@@ -150,7 +161,8 @@ def _service_row(
         "number": port.port,
         "frontends": [_frontend(parts, frontend) for frontend in frontends],
         "endpoints": {
-            "total": sum(len(_endpoints(parts, backend)) for backend in backends),
+            "total": len(found),
+            "ready": sum(endpoint.ready for endpoint in found),
             "usable": sum(len({*b.cluster, *b.local}) for b in backends),
         },
         "connections": {
@@ -173,7 +185,7 @@ def _portless_row(service: Service, why: str | None) -> Row:
         "not_proxied": why or "NoPorts",
         "number": 0,
         "frontends": [],
-        "endpoints": {"total": 0, "usable": 0},
+        "endpoints": {"total": 0, "ready": 0, "usable": 0},
         "connections": {"active": 0, "opened": 0, "closed": {}},
         "connect_attempts": {},
         "bytes_to_endpoint": 0,

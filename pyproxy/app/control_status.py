@@ -16,11 +16,11 @@ def status(parts: Parts) -> dict[str, Any]:
     """The answer to GET /status."""
     store, metrics = parts.store, parts.metrics
     table, now = store.table(), datetime.now(UTC)
-    down, degraded = _down(parts, now), _degraded(parts)
+    state, reasons = state_of(parts, now)
     faults = parts.forwarding.bind_faults()
     return {
-        "state": "down" if down else "degraded" if degraded else "healthy",
-        "reasons": down + degraded,
+        "state": state,
+        "reasons": reasons,
         "agent": {
             "pid": os.getpid(),
             "node": store.config.node_name,
@@ -56,6 +56,12 @@ def status(parts: Parts) -> dict[str, Any]:
         "errors_window_seconds": WINDOW_S,
         "errors": [error_json(error) for error in parts.errors.latest()[:_TOP_ERRORS]],
     }
+
+
+def state_of(parts: Parts, now: datetime) -> tuple[str, list[str]]:
+    """How the agent is: `healthy`, `degraded` or `down`; and why it is not healthy."""
+    down, degraded = _down(parts, now), _degraded(parts)
+    return "down" if down else "degraded" if degraded else "healthy", down + degraded
 
 
 def error_json(error: Error) -> dict[str, Any]:

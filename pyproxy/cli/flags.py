@@ -112,6 +112,12 @@ def host_port(default_port: int) -> "Callable[[str], HostPort | None]":
     return read
 
 
+def _page_address(text: str) -> Any:
+    from pyproxy.config.kinds import NO_PAGE
+
+    return host_port(10290)(text) if text else NO_PAGE
+
+
 _LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 _LEVELS = ("debug", "info", "warning", "error")
 _PERIOD = "sync_period_s"
@@ -274,6 +280,13 @@ PROCESS = (
         ("kube_proxy.healthz_bind_address",),
         "of /healthz and /livez (0.0.0.0:10256)",
         host_port(10256),
+        "IP:PORT",
+    ),
+    Flag(
+        "ui-bind-address",
+        ("pyproxy.ui_bind_address",),
+        "of the status page; '' for none (127.0.0.1:10290)",
+        _page_address,
         "IP:PORT",
     ),
     Flag(

@@ -94,6 +94,7 @@ def main(arguments: argparse.Namespace) -> int:
 def settings(arguments: argparse.Namespace, configuration: "Configuration") -> "AgentSettings":
     """What a configuration asks for, flags included. Raises ConfigError."""
     from pyproxy.app.agent import AgentSettings, steer_settings
+    from pyproxy.config.kinds import NO_PAGE
     from pyproxy.source.apiserver import ApiServerSettings
 
     if arguments.manifests and (arguments.kubeconfig or arguments.master):
@@ -121,6 +122,8 @@ def settings(arguments: argparse.Namespace, configuration: "Configuration") -> "
         metrics=configuration.metrics,
         kubeproxy_metrics=own.kubeproxy_metrics,
         health=configuration.health,
+        page=None if own.ui_bind_address == NO_PAGE else own.ui_bind_address,
+        page_hosts=own.ui_hosts,
         control_sockets=_control_sockets(own.control_socket),
         drain_timeout_s=own.drain_timeout_s,
         min_sync_period_s=configuration.min_sync_period_s,

@@ -22,6 +22,8 @@ MAX_WORKERS = 64
 
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[^:\[\]]*)):(?P<port>\d{1,9})", re.ASCII)
 
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*")
+
 
 class HostPort(NamedTuple):
     """Where an HTTP port listens."""
@@ -33,6 +35,9 @@ class HostPort(NamedTuple):
 # Their kinds differ in the port that is meant when none is written.
 HealthAddress = NewType("HealthAddress", HostPort)
 MetricsAddress = NewType("MetricsAddress", HostPort)
+PageAddress = NewType("PageAddress", HostPort)
+NO_PAGE = PageAddress(HostPort("", 0))
+HostNames = NewType("HostNames", tuple[str, ...])
 
 
 class Kind(NamedTuple):
@@ -127,6 +132,22 @@ def _read_host_port(default_port: int) -> Callable[[Any], HostPort]:
     return read
 
 
+def _read_page_address(value: Any) -> HostPort:
+    return NO_PAGE if value == "" else _read_host_port(10290)(value)
+
+
+def _write_page_address(value: HostPort) -> str:
+    return "" if value == NO_PAGE else _write_host_port(value)
+
+
+def _read_host_names(value: Any) -> tuple[str, ...]:
+    names = tuple(_list(value))
+    for name in names:
+        if not isinstance(name, str) or not _HOST_NAME.fullmatch(name):
+            raise ValueError(f"has {name!r}, which is no host name; without a port, please")
+    return names
+
+
 def _read_node_port_addresses(value: Any) -> NodePortAddresses:
     return parse_node_port_addresses([str(text) for text in _list(value)])
 
@@ -157,6 +178,8 @@ KINDS: dict[Any, Kind] = {
     WorkerCount: Kind("`auto` or number", _read_worker_count, _write_worker_count),
     HealthAddress: Kind("IP:PORT", _read_host_port(10256), _write_host_port),
     MetricsAddress: Kind("IP:PORT", _read_host_port(10249), _write_host_port),
+    PageAddress: Kind("IP:PORT", _read_page_address, _write_page_address),
+    HostNames: Kind("list", _read_host_names, list),
     NodePortAddresses: Kind("list", _read_node_port_addresses, format_node_port_addresses),
     tuple[Cidr, ...]: Kind("CIDR, or two by a comma", _read_cluster_cidr, _write_cluster_cidr),
 }

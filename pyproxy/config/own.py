@@ -4,7 +4,14 @@ from typing import Annotated, Literal
 
 from pyproxy.config.durations import format_duration
 from pyproxy.config.fields import Doc, Section
-from pyproxy.config.kinds import AUTO_WORKERS, Seconds, WorkerCount
+from pyproxy.config.kinds import (
+    AUTO_WORKERS,
+    HostNames,
+    HostPort,
+    PageAddress,
+    Seconds,
+    WorkerCount,
+)
 from pyproxy.model.ended import AccessMode
 from pyproxy.model.options import (
     DEFAULT_OPTIONS,
@@ -196,6 +203,20 @@ class PyproxyConfiguration(Section, frozen=True):
             ' $XDG_RUNTIME_DIR. `""`: none.'
         ),
     ] = None
+    ui_bind_address: Annotated[
+        PageAddress,
+        Doc(
+            "Where the status page listens; it shows everything to everybody who can connect, and"
+            ' changes nothing. `""`: nowhere.'
+        ),
+    ] = PageAddress(HostPort("127.0.0.1", 10290))
+    ui_hosts: Annotated[
+        HostNames,
+        Doc(
+            "Host names that the status page may be asked for by, beside localhost and the address"
+            " that it listens on. Others are refused, as a web site's DNS could point here."
+        ),
+    ] = HostNames(())
     kubeproxy_metrics: Annotated[
         bool,
         Doc(

@@ -114,6 +114,8 @@ class Process:
 def process(*arguments: str) -> Iterator[Process]:
     """`pyproxy run` with free HTTP ports, killed at the end."""
     ports = ["--metrics-bind-address", "127.0.0.1:0", "--healthz-bind-address", "127.0.0.1:0"]
+    if "--ui-bind-address" not in arguments:
+        ports += ["--ui-bind-address", ""]
     ports += ["--steer", "none"]  # this machine's kernel is not the tests'
     if "--control-socket" not in arguments:
         ports += ["--control-socket", ""]  # nor is its agent
