@@ -103,3 +103,20 @@ def test_panels_of_a_dashboard_do_not_overlap(dashboard: Path) -> None:
         taken |= cells
     ids = [panel["id"] for panel in board["panels"]]
     assert len(set(ids)) == len(ids)
+
+
+def documented() -> set[str]:
+    """The names of docs/metrics.md, which is held to the code; a histogram's with its parts."""
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\w+) ", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE
+    )
+    names = {name for name, _ in rows}
+    histograms = {name for name, kind in rows if kind == "histogram"}
+    return names | {h + part for h in histograms for part in ("_bucket", "_count", "_sum")}
+
+
+def test_alerts_and_dashboards_ask_for_metrics_that_there_are() -> None:
+    asked = [alert["expr"] for alert in alerts()] + [q for d in dashboards() for q in queries(d)]
+    names = {name for query in asked for name in re.findall(r"\b(?:pyproxy|kubeproxy)_\w+", query)}
+    assert len(names) > 20
+    assert names <= documented()
