@@ -4,8 +4,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SOAK_MINUTES ?= 10
+IMAGE ?= pyproxy:dev
+KUBECTL := kubectl --context kind-pyproxy
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check format bench soak lock system-packages clean
+.PHONY: image image-rehearsal kind-up kind-load kind-deploy kind-smoke kind-down
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,12 +46,39 @@ bench: venv ## beside HAProxy and nginx, and at 10,000 Services; writes docs/ben
 soak: venv ## a real agent under load while all around it fails: SOAK_MINUTES of it, then a verdict
 	$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
+image: ## the container image pyproxy:dev, with Docker
+	docker build -t $(IMAGE) --build-arg REVISION="$$(git rev-parse HEAD)" .
+
+image-rehearsal: venv ## the same steps without a container engine, as root: sizes and times
+	$(BIN)/python -m tests.image $(or $(REHEARSAL_DIR),build/image)
+
+kind-up: ## a kind cluster without kube-proxy: two families, two zones
+	kind create cluster --config kind-config.yaml
+
+kind-load: image ## the image onto its nodes
+	@mkdir -p build
+	docker image save --platform "$$(docker version -f '{{.Server.Os}}/{{.Server.Arch}}')" -o build/image.tar $(IMAGE)
+	kind load image-archive build/image.tar --name pyproxy
+
+kind-deploy: ## pyproxy onto every node of it
+	$(KUBECTL) apply -k deploy/overlays/kind
+	$(KUBECTL) -n kube-system rollout restart daemonset/pyproxy
+	$(KUBECTL) -n kube-system rollout status daemonset/pyproxy --timeout=300s
+
+kind-smoke: ## do Services work on it: PASS or FAIL for each claim
+	deploy/kind/smoke.sh
+
+kind-down: ## remove the cluster
+	kind delete cluster --name pyproxy
+
 lock: venv ## resolve the dependencies of pyproject.toml anew
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 pyproject.toml -o deploy/requirements.lock
+	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --group build -o deploy/requirements-build.lock
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 pyproject.toml --group dev -o deploy/requirements-dev.lock
 
 system-packages:
 	@deploy/system-packages.sh
+	@deploy/kubectl.sh
 
 clean: ## remove what the other targets made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
