@@ -2,19 +2,20 @@
 
 Session affinity comes first, then the Service's policy, over the endpoints that were not tried for
 this connection, are not ejected and do not sit this pick out while they warm up. kube-proxy has the
-affinity and picks at random among all.
+affinity and picks at random among all. A flow of datagrams goes where its client's address and port
+belong, as nothing tells its beginning to a process that meets it later.
 
 Owns what is remembered of endpoints and clients between connections. Randomness and time are
 arguments; times are seconds of one monotonic clock.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from pyproxy.core.affinity import AffinityTable, EndpointKey
+from pyproxy.core.affinity import AffinityTable, EndpointKey, Pin
 from pyproxy.core.outlier import Outliers
-from pyproxy.core.policies import policy_of
+from pyproxy.core.policies import BY_CHANCE, policy_of
 from pyproxy.core.rendezvous import owner
 from pyproxy.core.slow_start import SlowStart
 from pyproxy.model.endpoint import Endpoint
@@ -73,12 +74,15 @@ class Pool:
         client: str,
         now_s: float,
         tried: Collection[EndpointKey] = (),
+        flow: str = "",
     ) -> Endpoint | None:
         """Return the endpoint for a new connection of `client`, or None when all were tried.
 
         endpoints: the list that the decision gave for this client. tried: the (address, port) that
         failed for this connection already; never picked again. With session affinity the pick is
         recorded, and so refreshed, for the next `affinity_seconds`.
+        flow: of datagrams, the client's address and port. Where chance would decide, they do: each
+        process that a flow's datagrams come to, now or after a restart, finds the same endpoint.
         """
         usable = endpoints
         if tried:
@@ -93,7 +97,10 @@ class Pool:
         else:
             if self._slow_start:
                 usable = self._without_resting(usable, now_s)
-            endpoint = self._policy(usable, client)
+            if flow and backend.options.balance in BY_CHANCE:
+                endpoint = owner(flow, usable)
+            else:
+                endpoint = self._policy(usable, client)
         key = endpoint.address, endpoint.port
         self._live[key] = self._live.get(key, 0) + 1
         if outliers:
@@ -197,6 +204,15 @@ class Balancer:
         pool = self._pools.get((backend.name, backend.family))
         if pool is not None and pool.backend is not backend:
             pool.update(backend, now_s)
+
+    def pins(self, now_s: float) -> Iterator[Pin]:
+        """Every record of where clients stick."""
+        return self._affinity.pins(now_s)
+
+    def adopt(self, pins: Iterable[Pin], now_s: float) -> None:
+        """Take over where clients stick from another process."""
+        for pin in pins:
+            self._affinity.adopt(pin, now_s)
 
     def removed(self, backend: Backend) -> None:
         """Forget the clients of a Service port that is gone."""

@@ -16,6 +16,8 @@ from pyproxy.model.options import Balance
 # HAProxy's `hash-balance-factor 125` and Envoy's `hash_balance_factor` recommend at the least.
 # Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2018.
 LOAD_BOUND = 1.25
+# The policies that draw lots.
+BY_CHANCE = frozenset[Balance](("least-connections", "random"))
 
 Live = Mapping[EndpointKey, int]
 

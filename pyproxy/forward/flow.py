@@ -193,6 +193,7 @@ class UdpFlow(Flow):
 
     def _reply(self, run: "Run") -> bool:
         if not self._frontend.reply(run, self._client):
+        self._server.tell_end(self, reason)
             return False
         self._counters.datagrams_to_client += len(run)
         self._counters.bytes_to_client += len(run) * len(run[0])
@@ -202,7 +203,7 @@ class UdpFlow(Flow):
         """Send to the endpoint. False when it has refused, or the kernel will not have these."""
         assert self._sock is not None
         try:
-            if len(run) == 1:
+            if count == 1:
                 self._sock.send(run[0])
             else:
                 send_run(self._sock, run)
@@ -226,7 +227,7 @@ class UdpFlow(Flow):
         note_failure(self._pool, self._counters, client, self._endpoint, result, now_s)
         self._must_move = True
 
-    def _send_elsewhere(self, datagrams: "Sequence[Datagram]") -> None:
+    def _send_elsewhere(self, datagrams: "Sequence[Datagram]") -> bool:
         """Send what was refused to an endpoint that has not refused yet, while there is one."""
         while self._must_move and datagrams and self._move():
             if all(self._send((data,)) for data in datagrams):

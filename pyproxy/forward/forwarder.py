@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from pyproxy.core.affinity import Pin
 from pyproxy.core.balancer import Balancer
 from pyproxy.forward.binding import Bindings
 from pyproxy.forward.connections import Connections
@@ -16,11 +17,17 @@ from pyproxy.forward.live_counts import LiveCounts, OwnCounts
 from pyproxy.forward.poller import Poller
 from pyproxy.forward.records import Ends, EndsSettings
 from pyproxy.forward.settings import ForwardSettings
+from pyproxy.forward.sockets import migrates_clients
 from pyproxy.forward.source import available_ports
 from pyproxy.forward.udp import UdpServer
 from pyproxy.metrics import Metrics
 from pyproxy.model.addresses import FAMILIES
 from pyproxy.model.table import Frontend, FrontendKey, VipTable
+
+# For handshakes that have begun when a listener is to close: a round trip across a continent.
+_HANDSHAKE_S = 0.2
+# For answers to datagrams that were passed on before the flows were left to others.
+_LAST_ANSWERS_S = 2.0
 
 if TYPE_CHECKING:
     from pyproxy.model.addresses import Family
@@ -81,6 +88,10 @@ class Forwarder:
         self._gone: dict[FrontendKey, Frontend] = {}
         self._uses: Counter[tuple[ServicePortName, Family]] = Counter()
         self._is_stopping = False
+        self._has_left = asyncio.Event()
+        self._leaving: asyncio.TimerHandle | None = None
+        self._reuses_ports = settings.reuse_port
+        self._loop = loop
         self._with_ejected: set[ServicePortName] = set()
 
     @property
@@ -153,15 +164,27 @@ class Forwarder:
         """Why each frontend that should be listened on is not; empty when all is well."""
         return self._bindings.faults()
 
+    def pins(self) -> list[Pin]:
+        """Where clients stick, for another process."""
+        return list(self._balancer.pins(self._clock()))
+
+    def adopt(self, pins: Iterable[Pin]) -> None:
+        """Take over where clients stick; before the first table, or any time after."""
+        self._balancer.adopt(pins, self._clock())
+
     async def drain(self, timeout_s: float) -> None:
         """Take no new clients, wait until the live connections have ended, then cut the rest.
 
         timeout_s: how long to wait, >= 0. Clients in the accept queues are still served. UDP flows
-        go on meanwhile, but are not waited for: they end only by being idle.
+        go on meanwhile, but are not waited for: they end only by being idle. Those that were left
+        to others get a moment, in which answers arrive.
         """
         self.stop_listening()
         try:
             async with asyncio.timeout(timeout_s):
+                await self._has_left.wait()
+                if self._udp.has_left and self._udp.flows:
+                    await asyncio.sleep(_LAST_ANSWERS_S)
                 await self._connections.wait_ended()
         except TimeoutError:
             self._connections.cut_all()
@@ -182,6 +205,8 @@ class Forwarder:
     def close(self) -> None:
         """Reset what is live; give back every descriptor, pipe and timer. May be called twice."""
         self._is_stopping = True
+        if self._leaving is not None:
+            self._leaving.cancel()
         self._bindings.close()
         self._tcp.close()
         self._connections.close()
@@ -189,12 +214,26 @@ class Forwarder:
         self._admission.stop()
         self._poller.shut_down()
 
-    def stop_listening(self) -> None:
-        """Take no new clients, and no more tables. Clients in the accept queues are served."""
+    def stop_listening(self, *, has_successor: bool = False) -> None:
+        """Take no new clients, and no more tables. Clients in the accept queues are served.
+
+        has_successor: whether others listen on the same ports, and take over the UDP flows too.
+        """
+        if has_successor and not self._udp.has_left:
+            self._udp.leave()
+        if self._is_stopping:
+            return
         self._is_stopping = True
         self._bindings.close()
+        if self._reuses_ports and not migrates_clients() and self._tcp.ignore_new_clients():
+            self._leaving = self._loop.call_later(_HANDSHAKE_S, self._retire_all)
+        else:
+            self._retire_all()
+
+    def _retire_all(self) -> None:
         for key in self.listening():
             self._bindings.retire(key)
+        self._has_left.set()
 
     def _tell_pools(self, changed: Iterable[Frontend]) -> None:
         """Frontends share their Service port's backend; each one is told of once."""

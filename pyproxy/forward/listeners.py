@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyproxy.forward.connections import Connections
 from pyproxy.forward.limits import Admission
 from pyproxy.forward.poller import LISTENER, Poller
-from pyproxy.forward.sockets import EXHAUSTED, RawSocket, accept, listen_tcp
+from pyproxy.forward.sockets import EXHAUSTED, RawSocket, accept, ignore_new_clients, listen_tcp
 
 if TYPE_CHECKING:
     from pyproxy.forward.settings import ForwardSettings
@@ -87,6 +87,10 @@ class TcpListener:
 
     def on_fault(self) -> None:
         """Keep listening: a fault in one accept is no reason to refuse the others."""
+
+    def ignore_new_clients(self) -> None:
+        """Let nobody begin to connect; who has begun is still served."""
+        ignore_new_clients(self._sock)
 
     def stop(self) -> None:
         """Accept who is in the queue already, then close. Closing first would reset them."""
@@ -176,6 +180,15 @@ class TcpListeners:
         listener = self._listeners.pop(key, None)
         if listener is not None:
             listener.stop()
+
+    def ignore_new_clients(self) -> bool:
+        """Let nobody begin to connect; return whether there is a listener with whom some may have.
+
+        Whose SYN is answered already would be reset if its listener were closed now.
+        """
+        for listener in self._listeners.values():
+            listener.ignore_new_clients()
+        return bool(self._listeners)
 
     def close(self) -> None:
         """Close all listeners at once."""

@@ -5,6 +5,7 @@ microsecond more for each connection and adds nothing needed here.
 """
 
 import _socket
+import ctypes
 import errno
 import socket
 import struct
@@ -23,9 +24,20 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # reader's send buffer grows to several MiB (tcp_wmem). Bytes in flight are not limited (tcp(7)).
 _UNSENT_BYTES = 128 * 1024
 
+# Passes what is no SYN, or is one with an ACK: `ldb [13]; and #0x12; jeq #2` (linux/filter.h). A
+# filter of a TCP socket is shown the segment from its TCP header on (tcp_filter in net/ipv4).
+_NO_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 2), (6, 0, 0, 0), (6, 0, 0, 1 << 31))
+_MIGRATION = "/proc/sys/net/ipv4/tcp_migrate_req"
+# The discard port of this host (RFC 863); nobody sends from it.
+_NOBODY: dict[int, tuple[str, int]] = {
+    socket.AF_INET: ("127.0.0.1", 9),
+    socket.AF_INET6: ("::1", 9),
+}
+
 # Missing from the socket module of Python 3.11 (linux/in6.h).
 _IPV6_TRANSPARENT = 75
 
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 _NON_BLOCKING_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
@@ -82,6 +94,40 @@ def _bound(
         sock.close()
         raise
     return sock
+
+
+def ignore_new_clients(listener: RawSocket) -> None:
+    """Let it drop every SYN, but finish the handshakes that have begun. Raises OSError.
+
+    Who is ignored asks again after a second (RFC 6298), and then finds another listener of the same
+    port, once this one is closed. SO_ATTACH_FILTER, socket(7); it takes no capability.
+    """
+    program = b"".join(struct.pack("HBBI", *step) for step in _NO_SYN)
+    # struct sock_fprog holds a pointer; the kernel copies what it points to.
+    steps = ctypes.create_string_buffer(program, len(program))
+    attached = struct.pack("HL", len(_NO_SYN), ctypes.addressof(steps))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
+
+
+def migrates_clients() -> bool:
+    """Whether the kernel hands who waits at a listener that is closed to another of its port.
+
+    net.ipv4.tcp_migrate_req, of both families, since Linux 5.14.
+    """
+    try:
+        with open(_MIGRATION, "rb") as setting:
+            return setting.read().strip() == b"1"
+    except OSError:
+        return False
+
+
+def receive_no_more(sock: RawSocket) -> None:
+    """Leave a UDP socket's port to the others that share it; what it has is still read. OSError.
+
+    A connected socket takes part in no SO_REUSEPORT group (`reuseport_select_sock_by_hash`), and
+    may still send to anybody.
+    """
+    sock.connect(_NOBODY[sock.family])
 
 
 def accept(listener: RawSocket) -> tuple[RawSocket, SocketAddress]:

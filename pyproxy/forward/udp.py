@@ -18,7 +18,7 @@ from pyproxy.forward.flow import UdpFlow
 from pyproxy.forward.limits import Admission
 from pyproxy.forward.poller import DATAGRAMS, Poller
 from pyproxy.forward.settings import ForwardSettings
-from pyproxy.forward.sockets import RawSocket, SocketAddress, bind_udp
+from pyproxy.forward.sockets import RawSocket, SocketAddress, bind_udp, receive_no_more
 from pyproxy.forward.ticker import Ticker
 from pyproxy.metrics import Metrics
 
@@ -46,6 +46,7 @@ class UdpFrontend:
         self.flows = 0
         self.is_retired = False
         self.judge_by(frontend)
+        self.has_left = False
 
     def __str__(self) -> str:
         return f"the socket of {self.frontend}"
@@ -62,8 +63,26 @@ class UdpFrontend:
         self.close_if_unused()
 
     def close_if_unused(self) -> None:
+    def leave(self) -> None:
+        """Leave all clients to the others that share the port; what has come is still passed on.
+
+        The socket stays for answers, and is closed by `UdpServer.close`.
+        """
+        try:
+            receive_no_more(self._sock)
+        except OSError as error:
+            log.warning("%s keeps its clients: %s", self, error.strerror)
+            self.retire()
+            return
+        self.has_left = self.is_retired = True
+
         """Close a retired frontend without flows."""
-        if self.is_retired and not self.flows and self._is_open:
+        if self.is_retired and not self.has_left and not self.flows:
+            self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._is_open:
             self._is_open = False
             self._server.poller.close(self._sock)
             self._server.closed(self)
@@ -153,6 +172,7 @@ class UdpServer:
     def keys(self) -> "list[FrontendKey]":
         """The frontends that take new clients."""
         return [key for key, frontend in self._frontends.items() if not frontend.is_retired]
+        self.has_left = False
 
     def has(self, key: "FrontendKey") -> bool:
         """Whether a frontend takes new clients."""

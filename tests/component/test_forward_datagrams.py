@@ -168,7 +168,9 @@ async def test_a_burst_of_a_new_client_survives_a_refusal_whole() -> None:
         dead = at(closed)
     with udp_socket("127.0.0.1") as client, roomy_socket("127.0.0.1") as endpoint:
         async with rig(None, the_first) as it:
-            it.serve(frontend_of(vip, backend_of([dead, at(endpoint)], "UDP")))
+            it.serve(
+                frontend_of(vip, backend_of([dead, at(endpoint)], "UDP", balance="round-robin"))
+            )
             for data in datagrams:
                 client.sendto(data, (vip, VIP_PORT))
             assert await received(endpoint, 20) == datagrams
@@ -180,7 +182,11 @@ async def test_the_rest_of_a_burst_leaves_an_endpoint_that_refuses_its_first_run
     with udp_socket("127.0.0.1") as client, roomy_socket("127.0.0.1") as second:
         async with rig(None, the_first) as it:
             with first:
-                it.serve(frontend_of(vip, backend_of([at(first), at(second)], "UDP")))
+                it.serve(
+                    frontend_of(
+                        vip, backend_of([at(first), at(second)], "UDP", balance="round-robin")
+                    )
+                )
                 client.sendto(b"?", (vip, VIP_PORT))
                 data, flow = await receive(first)
                 first.sendto(data, flow)

@@ -166,7 +166,7 @@ async def test_a_datagram_that_is_refused_goes_to_another_endpoint_at_once(dead:
     vip = new_address()
     refusers = [refusing(new_address()) for _ in range(dead)]
     async with udp_echo(new_address(), b"2") as two, rig(None, the_first) as it:
-        it.serve(frontend_of(vip, backend_of([*refusers, two], "UDP")))
+        it.serve(frontend_of(vip, backend_of([*refusers, two], "UDP", balance="round-robin")))
         with udp_socket("127.0.0.1") as client:
             assert await exchange(client, vip, b"a") == b"2a"
             assert await exchange(client, vip, b"b") == b"2b"  # and a was answered only once
@@ -179,7 +179,7 @@ async def test_two_questions_back_to_back_both_survive_a_refusal() -> None:
     vip = new_address()
     dead = refusing(new_address())
     async with udp_echo(new_address(), b"2") as two, rig(None, the_first) as it:
-        it.serve(frontend_of(vip, backend_of([dead, two], "UDP")))
+        it.serve(frontend_of(vip, backend_of([dead, two], "UDP", balance="round-robin")))
         with udp_socket("127.0.0.1") as client:
             # Both are read in one turn: the error waits on the socket when the second is sent.
             client.sendto(b"A", (vip, VIP_PORT))
@@ -208,7 +208,7 @@ async def test_a_large_datagram_is_not_kept_and_the_next_goes_to_another_endpoin
     vip = new_address()
     dead = refusing(new_address())
     async with udp_echo(new_address(), b"2") as two, rig(None, the_first) as it:
-        it.serve(frontend_of(vip, backend_of([dead, two], "UDP")))
+        it.serve(frontend_of(vip, backend_of([dead, two], "UDP", balance="round-robin")))
         with udp_socket("127.0.0.1") as client:
             client.sendto(bytes(2049), (vip, VIP_PORT))
             await until(lambda: it.counters("UDP").attempts["refused"] == 1)
@@ -220,7 +220,7 @@ async def test_a_flow_that_was_answered_repeats_nothing() -> None:
     vip, address = new_address(), new_address()
     async with udp_echo(new_address(), b"2") as two, rig(None, the_first) as it:
         async with udp_echo(address, b"1") as one:
-            it.serve(frontend_of(vip, backend_of([one, two], "UDP")))
+            it.serve(frontend_of(vip, backend_of([one, two], "UDP", balance="round-robin")))
             client = udp_socket("127.0.0.1")
             assert await exchange(client, vip, b"a") == b"1a"
         with client:
@@ -232,7 +232,7 @@ async def test_a_flow_that_was_answered_repeats_nothing() -> None:
 async def test_a_refusal_that_a_large_datagram_is_told_of_costs_it_nothing() -> None:
     vip, dead = new_address(), refusing(new_address())
     async with udp_echo(new_address()) as two, rig(None, the_first) as it:
-        it.serve(frontend_of(vip, backend_of([dead, two], "UDP")))
+        it.serve(frontend_of(vip, backend_of([dead, two], "UDP", balance="round-robin")))
         with udp_socket("127.0.0.1") as client:
             client.sendto(b"a", (vip, VIP_PORT))
             client.sendto(bytes(3000), (vip, VIP_PORT))
@@ -259,10 +259,16 @@ async def test_an_endpoint_without_a_route_is_passed_over() -> None:
     vip = new_address()
     async with udp_echo(new_address(), b"2") as two, rig(None, the_first) as it:
         # Not allowed without SO_BROADCAST: EACCES at once.
-        it.serve(frontend_of(vip, backend_of([("255.255.255.255", 9), two], "UDP")))
+        it.serve(
+            frontend_of(
+                vip, backend_of([("255.255.255.255", 9), two], "UDP", balance="round-robin")
+            )
+        )
         with udp_socket("127.0.0.1") as client:
             assert await exchange(client, vip, b"b") == b"2b"
-        it.serve(frontend_of(vip, backend_of([("255.255.255.255", 9)], "UDP")))
+        it.serve(
+            frontend_of(vip, backend_of([("255.255.255.255", 9)], "UDP", balance="round-robin"))
+        )
         with udp_socket("127.0.0.1") as client:
             client.sendto(b"b", (vip, VIP_PORT))
             await until(lambda: it.counters("UDP").attempts["unreachable"] == 2)

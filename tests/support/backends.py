@@ -20,6 +20,7 @@ from pyproxy.metrics import Metrics, ServicePortCounters
 from pyproxy.model.addresses import family_of
 from pyproxy.model.endpoint import Endpoint
 from pyproxy.model.node import NodeView
+from pyproxy.model.options import Balance, ServiceOptions
 from pyproxy.model.service import Protocol, ServicePortName
 from pyproxy.model.table import Backend, Frontend, FrontendKind, VipTable
 
@@ -48,6 +49,7 @@ def backend_of(
     has_any: bool | None = None,
     serving: frozenset[tuple[str, int]] | None = None,
     internal_local: bool = False,
+    balance: Balance = "least-connections",
 ) -> Backend:
     """A Service port whose endpoints are all ready and in the cluster list, in the order given."""
     listed = tuple(Endpoint(address, port) for address, port in endpoints)
@@ -60,6 +62,7 @@ def backend_of(
         serving=frozenset((e.address, e.port) for e in listed) if serving is None else serving,
         affinity_seconds=affinity_seconds,
         internal_local=internal_local,
+        options=ServiceOptions(balance=balance),
     )
 
 
@@ -78,7 +81,7 @@ def table_of(*frontends: Frontend, node: NodeView | None = None, generation: int
 
 
 def the_first() -> float:
-    """A `pick` for which the first endpoint that is left is always chosen."""
+    """A `pick` for which the first endpoint is chosen; of a UDP flow, where they take turns."""
     return 0.0
 
 
