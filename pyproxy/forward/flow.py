@@ -193,7 +193,6 @@ class UdpFlow(Flow):
 
     def _reply(self, run: "Run") -> bool:
         if not self._frontend.reply(run, self._client):
-        self._server.tell_end(self, reason)
             return False
         self._counters.datagrams_to_client += len(run)
         self._counters.bytes_to_client += len(run) * len(run[0])
@@ -203,7 +202,7 @@ class UdpFlow(Flow):
         """Send to the endpoint. False when it has refused, or the kernel will not have these."""
         assert self._sock is not None
         try:
-            if count == 1:
+            if len(run) == 1:
                 self._sock.send(run[0])
             else:
                 send_run(self._sock, run)
@@ -227,7 +226,7 @@ class UdpFlow(Flow):
         note_failure(self._pool, self._counters, client, self._endpoint, result, now_s)
         self._must_move = True
 
-    def _send_elsewhere(self, datagrams: "Sequence[Datagram]") -> bool:
+    def _send_elsewhere(self, datagrams: "Sequence[Datagram]") -> None:
         """Send what was refused to an endpoint that has not refused yet, while there is one."""
         while self._must_move and datagrams and self._move():
             if all(self._send((data,)) for data in datagrams):
@@ -304,4 +303,10 @@ class UdpFlow(Flow):
         decision = decide(frontend, client, server.dialler.node)
         if decision.action != "forward":
             return None
-        return self._frontend.pool.pick(decision.endpoints, client, server.clock(), self._refused)
+        return self._frontend.pool.pick(
+            decision.endpoints,
+            client,
+            server.clock(),
+            self._refused,
+            f"{client}|{self._client[1]}",
+        )

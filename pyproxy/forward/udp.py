@@ -45,8 +45,8 @@ class UdpFrontend:
         self._waiting: Iterator[tuple[SocketAddress, list[memoryview]]] = iter(())
         self.flows = 0
         self.is_retired = False
-        self.judge_by(frontend)
         self.has_left = False
+        self.judge_by(frontend)
 
     def __str__(self) -> str:
         return f"the socket of {self.frontend}"
@@ -62,7 +62,6 @@ class UdpFrontend:
         self.is_retired = True
         self.close_if_unused()
 
-    def close_if_unused(self) -> None:
     def leave(self) -> None:
         """Leave all clients to the others that share the port; what has come is still passed on.
 
@@ -76,6 +75,7 @@ class UdpFrontend:
             return
         self.has_left = self.is_retired = True
 
+    def close_if_unused(self) -> None:
         """Close a retired frontend without flows."""
         if self.is_retired and not self.has_left and not self.flows:
             self.close()
@@ -124,7 +124,7 @@ class UdpFrontend:
         server = self._server
         flow = server.flows.get((self.frontend.key, client))
         if flow is None:
-            if self.is_retired:
+            if self.is_retired and not self.has_left:
                 return
             if server.admission.is_short():
                 server.evict_oldest()
@@ -167,12 +167,12 @@ class UdpServer:
         # Those of the newest table, listened on or not.
         self.all_frontends: Mapping[FrontendKey, Frontend] = {}
         self._frontends: dict[FrontendKey, UdpFrontend] = {}
+        self.has_left = False
         self._idle_times = Ticker(poller.loop, _TICK_S, self._expire)
 
     def keys(self) -> "list[FrontendKey]":
         """The frontends that take new clients."""
         return [key for key, frontend in self._frontends.items() if not frontend.is_retired]
-        self.has_left = False
 
     def has(self, key: "FrontendKey") -> bool:
         """Whether a frontend takes new clients."""
@@ -205,6 +205,12 @@ class UdpServer:
         if frontend is not None:
             frontend.retire()
 
+    def leave(self) -> None:
+        """Leave all clients to others that listen on the same ports."""
+        for key in self.keys():
+            self._frontends[key].leave()
+        self.has_left = True
+
     def opened(self) -> None:
         """A flow was added: watch idle times."""
         self._idle_times.wake()
@@ -229,6 +235,9 @@ class UdpServer:
     def cut_all(self) -> None:
         """End every flow, and close the frontends that were retired."""
         self._end_all(self.flows.clear(), "drained")
+        for frontend in list(self._frontends.values()):
+            if frontend.has_left:
+                frontend.close()
 
     def close(self) -> None:
         """End every flow, close every socket, stop the timer."""
