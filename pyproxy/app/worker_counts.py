@@ -82,7 +82,11 @@ class CountsSource:
         that moves without any connection or attempt waits for the next one.
         """
         # Most of 10,000 Service ports never had a client.
-        used = [(name, c) for name, c in self._metrics.service_ports() if c.opened or c.attempts]
+        used = [
+            (name, c)
+            for name, c in self._metrics.service_ports()
+            if c.opened or c.attempts or c.dropped
+        ]
         if len(self._ports) > len(used):
             names = {name for name, _ in used}
             self._ports = {name: kept for name, kept in self._ports.items() if name in names}
@@ -97,9 +101,9 @@ class CountsSource:
             if known is not counters or seen is None:
                 seen = _Seen(ServicePortCounters.__slots__)
                 self._ports[name] = (counters, seen)
-            # Attempts alone: of UDP clients that no endpoint could be had for.
-            has_moved = counters.opened != seen["opened"] or counters.attempts != seen["attempts"]
-            has_moved = has_moved or counters.ejected != seen["ejected"]
+            # Attempts or drops alone: of UDP clients that no endpoint could be had for.
+            moving = ("opened", "attempts", "dropped", "ejected")
+            has_moved = any((getattr(counters, name) or 0) != seen[name] for name in moving)
             if counters.active or has_moved or seen["active"]:
                 increments = seen.take(counters)
                 if increments:

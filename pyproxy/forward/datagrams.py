@@ -16,8 +16,13 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Sequence
+from errno import EAGAIN, EMSGSIZE
+from typing import TYPE_CHECKING
 
-from pyproxy.forward.sockets import RawSocket, SocketAddress
+from pyproxy.forward.sockets import EXHAUSTED, RawSocket, SocketAddress
+
+if TYPE_CHECKING:
+    from pyproxy.model.reasons import DatagramDrop
 
 Datagram = memoryview | bytes
 Run = Sequence[Datagram]  # not empty; all of one size
@@ -102,6 +107,15 @@ def send_run(sock: RawSocket, run: Run, address: SocketAddress | None = None) ->
     """
     segment_size = (socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("H", len(run[0])))
     sock.sendmsg(run, (segment_size,), 0, address)
+
+
+def why_lost(code: int) -> "DatagramDrop":
+    """Return what a datagram was lost for, from the errno with which it could not be sent."""
+    if code == EAGAIN:
+        return "buffer_full"
+    if code == EMSGSIZE:
+        return "too_long"
+    return "exhausted" if code in EXHAUSTED else "error"
 
 
 def _cuts_up() -> bool:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from pyproxy.core.decision import decide
 from pyproxy.core.flows import Flow, is_stale
 from pyproxy.core.loops import leads_back
-from pyproxy.forward.datagrams import send_run
+from pyproxy.forward.datagrams import send_run, why_lost
 from pyproxy.forward.dial import result_of
 from pyproxy.forward.live import LiveConnection
 from pyproxy.forward.poller import DATAGRAMS
 from pyproxy.forward.served import note_failure
 from pyproxy.forward.sockets import EXHAUSTED, RawSocket, SocketAddress
+from pyproxy.model.ended import MOST_FAILED, Ended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pyproxy.forward.datagrams import Datagram, Run
     from pyproxy.forward.udp import UdpFrontend, UdpServer
     from pyproxy.model.endpoint import Endpoint
-    from pyproxy.model.reasons import ConnectResult, FlowEnd
+    from pyproxy.model.reasons import ConnectResult, DatagramDrop, FlowEnd
     from pyproxy.model.service import ServicePortName
 
 # Kept of an unanswered flow, to be sent again: its last two datagrams, as resolvers ask for A and
@@ -46,9 +47,12 @@ class UdpFlow(Flow):
     _refused: the endpoints that refused since the last answer; picks avoid them, until a datagram
         of the client comes when all have refused.
     _unanswered: the last datagrams, until the first answer.
+    _attempts: how often it was given an endpoint. _why_lost: what a datagram that cannot be sent
+        now is lost for.
     """
 
     __slots__ = (
+        "_attempts",
         "_backend",
         "_client",
         "_counters",
@@ -61,6 +65,12 @@ class UdpFlow(Flow):
         "_server",
         "_sock",
         "_unanswered",
+        "_why_lost",
+        "bytes_to_client",
+        "bytes_to_endpoint",
+        "datagrams_to_client",
+        "datagrams_to_endpoint",
+        "opened_s",
     )
 
     def __init__(self, server: "UdpServer", frontend: "UdpFrontend", client: SocketAddress) -> None:
@@ -77,6 +87,11 @@ class UdpFlow(Flow):
         self._must_move = False
         self._is_heard = False  # whether the endpoint has answered
         self._unanswered: tuple[bytes, ...] = ()
+        self._attempts = 0
+        self._why_lost: DatagramDrop = "connect_failed"
+        self.opened_s = self.last_s
+        self.datagrams_to_endpoint = self.bytes_to_endpoint = 0
+        self.datagrams_to_client = self.bytes_to_client = 0
 
     def __str__(self) -> str:
         return f"a flow of {self._client[0]} to {self._frontend.frontend}"
@@ -98,7 +113,33 @@ class UdpFlow(Flow):
             (self._endpoint.address, self._endpoint.port),
             is_connected=self.is_replied,
             idle_s=now_s - self.last_s,
+            bytes_to_endpoint=self.bytes_to_endpoint,
+            bytes_to_client=self.bytes_to_client,
         )
+
+    def ended(self, reason: str, now_s: float) -> Ended:
+        """Tell of its end, or of why it did not even begin."""
+        frontend, endpoint = self._frontend.frontend, self._endpoint
+        return Ended(
+            frontend.backend.name,
+            (frontend.address, frontend.port),
+            self._client[:2],
+            None if endpoint is None else (endpoint.address, endpoint.port),
+            reason,
+            now_s,
+            duration_s=self.last_s - self.opened_s,
+            attempts=self._attempts,
+            failed=sorted(self._refused)[:MOST_FAILED],
+            bytes_to_endpoint=self.bytes_to_endpoint,
+            bytes_to_client=self.bytes_to_client,
+            datagrams_to_endpoint=self.datagrams_to_endpoint,
+            datagrams_to_client=self.datagrams_to_client,
+        )
+
+    def refuse(self, datagrams: int) -> None:
+        """Drop the datagrams that it could not be opened for."""
+        self._drop(datagrams)
+        self._server.tell_end(self, self._why_lost)
 
     def open(self) -> bool:
         """Connect to an endpoint. False when the client is refused or none can be reached."""
@@ -127,6 +168,7 @@ class UdpFlow(Flow):
 
     def _pass_on(self, run: "Run") -> None:
         if self._sock is None or not self._settle():
+            self._drop(len(run))
             return
         if not self.is_replied:  # then there is one datagram in it
             fits = len(run[0]) <= _KEPT_BYTES
@@ -138,7 +180,8 @@ class UdpFlow(Flow):
                 self._pass_on((data,))
             return
         # The kernel told of an earlier datagram's refusal instead of sending this one (udp(7)).
-        self._send_elsewhere(self._unanswered or run)
+        if not self._send_elsewhere(self._unanswered or run):
+            self._drop(len(run))
 
     def end(self, reason: "FlowEnd") -> None:
         """Close, after the table has forgotten it."""
@@ -150,6 +193,7 @@ class UdpFlow(Flow):
             self._pool.released(self._endpoint)
         self._counters.active -= 1
         self._counters.closed[reason] += 1
+        self._server.tell_end(self, reason)
         self._frontend.flows -= 1
         self._frontend.close_if_unused()
 
@@ -192,33 +236,50 @@ class UdpFlow(Flow):
                     self._reply((data,))
 
     def _reply(self, run: "Run") -> bool:
-        if not self._frontend.reply(run, self._client):
+        count = len(run)
+        if code := self._frontend.reply(run, self._client):
+            if count == 1:
+                self._counters.dropped[why_lost(code)] += 1
             return False
-        self._counters.datagrams_to_client += len(run)
-        self._counters.bytes_to_client += len(run) * len(run[0])
+        size, counters = count * len(run[0]), self._counters
+        counters.datagrams_to_client += count
+        counters.bytes_to_client += size
+        self.datagrams_to_client += count
+        self.bytes_to_client += size
         return True
 
     def _send(self, run: "Run") -> bool:
         """Send to the endpoint. False when it has refused, or the kernel will not have these."""
         assert self._sock is not None
+        count = len(run)
         try:
-            if len(run) == 1:
+            if count == 1:
                 self._sock.send(run[0])
             else:
                 send_run(self._sock, run)
         except BlockingIOError:  # its send buffer is full: datagrams may be lost
+            self._why_lost = "buffer_full"
+            self._drop(count)
             return True
         except OSError as error:
             self._on_refusal(error.errno or 0)
             return False
-        self._counters.datagrams_to_endpoint += len(run)
-        self._counters.bytes_to_endpoint += len(run) * len(run[0])
+        size, counters = count * len(run[0]), self._counters
+        counters.datagrams_to_endpoint += count
+        counters.bytes_to_endpoint += size
+        self.datagrams_to_endpoint += count
+        self.bytes_to_endpoint += size
         return True
+
+    def _drop(self, datagrams: int) -> None:
+        """Count datagrams of the client that were not passed on."""
+        self._counters.dropped[self._why_lost] += datagrams
 
     def _on_refusal(self, code: int) -> None:
         """Note an ICMP error; anything else (too long, no memory) concerns one datagram only."""
         result = result_of(code)
         if result == "error" or self._endpoint is None:
+            self._why_lost = why_lost(code)
             return
         self._counters.attempts[result] += 1
         self._refused.add((self._endpoint.address, self._endpoint.port))
@@ -226,11 +287,12 @@ class UdpFlow(Flow):
         note_failure(self._pool, self._counters, client, self._endpoint, result, now_s)
         self._must_move = True
 
-    def _send_elsewhere(self, datagrams: "Sequence[Datagram]") -> None:
+    def _send_elsewhere(self, datagrams: "Sequence[Datagram]") -> bool:
         """Send what was refused to an endpoint that has not refused yet, while there is one."""
         while self._must_move and datagrams and self._move():
             if all(self._send((data,)) for data in datagrams):
-                return
+                return True
+        return False
 
     def _settle(self) -> bool:
         """Move to another endpoint when it has to; False when the flow has ended instead."""
@@ -271,6 +333,7 @@ class UdpFlow(Flow):
         """Pick an endpoint and connect a socket to it; without one everything stays as it is."""
         dial, frontend, pool = self._server.dialler.datagram, self._frontend, self._frontend.pool
         while (endpoint := self._pick()) is not None:
+            self._attempts += 1
             if leads_back(endpoint, frontend.frontend, self._server.all_frontends):
                 self._give_up(endpoint, "loop")
                 continue
@@ -283,6 +346,7 @@ class UdpFlow(Flow):
                     if self._sock is None and self._server.evict_oldest():
                         continue
                     self._server.report_exhaustion(error, f"connect to {endpoint} over UDP")
+                    self._why_lost = "exhausted"
                     return False
                 self._give_up(endpoint, result_of(error.errno or 0))
                 continue
@@ -302,7 +366,10 @@ class UdpFlow(Flow):
         server, frontend, client = self._server, self._frontend.frontend, self._client[0]
         decision = decide(frontend, client, server.dialler.node)
         if decision.action != "forward":
+            is_outside = decision.reason == "SourceNotAllowed"
+            self._why_lost = "not_allowed" if is_outside else "no_endpoint"
             return None
+        self._why_lost = "connect_failed"  # unless one can be
         return self._frontend.pool.pick(
             decision.endpoints,
             client,

@@ -80,7 +80,7 @@ class Forwarder:
         )
         self._tcp = TcpListeners(settings, self._poller, self._connections, self._admission)
         self._udp = UdpServer(
-            settings, balancer, self._dialler, self._poller, self._admission, metrics
+            settings, balancer, self._dialler, self._poller, self._admission, metrics, ends
         )
         self._bindings = Bindings(settings, {"TCP": self._tcp, "UDP": self._udp}, metrics, loop)
         self._frontends: Mapping[FrontendKey, Frontend] = {}

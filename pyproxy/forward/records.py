@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pyproxy.core.access_log import AccessRules, Choice, told_reasons
-from pyproxy.model.ended import Ended
+from pyproxy.model.ended import MOST_FAILED, Ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyproxy.forward.flow import UdpFlow
     from pyproxy.forward.listeners import TcpListener
     from pyproxy.forward.sockets import SocketAddress
     from pyproxy.forward.tcp import Connection
     from pyproxy.model.table import Frontend
 
-# Of endpoints that could not be connected, those that are named.
-_MOST_FAILED = 8
 # Records that wait, when nobody takes them.
 _MOST = 10_000
 
@@ -72,7 +71,7 @@ class Ends:
                 duration_s=now_s - opened_s,
                 connect_s=None if to_endpoint is None else connection.connected_s - opened_s,
                 attempts=len(tried) + (endpoint is not None),
-                failed=sorted(tried)[:_MOST_FAILED],
+                failed=sorted(tried)[:MOST_FAILED],
                 bytes_to_endpoint=0 if to_endpoint is None else to_endpoint.moved,
                 bytes_to_client=0 if to_client is None else to_client.moved,
             )
@@ -83,6 +82,12 @@ class Ends:
         name, now_s = listener.served.pool.backend.name, self._clock()
         if self._choice.tells(name, reason, now_s):
             self._add(_refusal(listener.frontend, client, reason, now_s))
+
+    def flow(self, flow: "UdpFlow", reason: str) -> None:
+        """Note the end of a UDP flow, or the first datagrams of one that could not begin."""
+        now_s = self._clock()
+        if self._choice.tells(flow.service_port, reason, now_s):
+            self._add(flow.ended(reason, now_s))
 
     def _add(self, record: Ended) -> None:
         if len(self._records) >= _MOST:

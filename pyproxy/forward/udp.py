@@ -6,7 +6,7 @@ table takes no new clients but keeps its socket for the flows it has, until the 
 """
 
 import logging
-from errno import EAGAIN
+from errno import EAGAIN, EIO
 from typing import TYPE_CHECKING
 
 from pyproxy.core.balancer import Balancer
@@ -25,6 +25,7 @@ from pyproxy.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from pyproxy.forward.records import Ends
     from pyproxy.model.reasons import FlowEnd
     from pyproxy.model.table import Frontend, FrontendKey
 
@@ -105,16 +106,16 @@ class UdpFrontend:
         """Drop what the client sent with whom it happened; the other clients' datagrams go on."""
         self._server.poller.guard(self, self._pass_on)
 
-    def reply(self, run: Run, client: SocketAddress) -> bool:
-        """Send answers to a client; False when the kernel did not take them."""
+    def reply(self, run: Run, client: SocketAddress) -> int:
+        """Send answers to a client; return the errno when the kernel did not take them, or 0."""
         try:
             if len(run) == 1:
                 self._sock.sendto(run[0], client)
             else:
                 send_run(self._sock, run, client)
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            return error.errno or EIO
+        return 0
 
     def _pass_on(self) -> None:
         for client, datagrams in self._waiting:
@@ -125,11 +126,13 @@ class UdpFrontend:
         flow = server.flows.get((self.frontend.key, client))
         if flow is None:
             if self.is_retired and not self.has_left:
+                self.counters.dropped["service_gone"] += len(datagrams)
                 return
             if server.admission.is_short():
                 server.evict_oldest()
             flow = UdpFlow(server, self, client)
             if not flow.open():
+                flow.refuse(len(datagrams))
                 return
             evicted = server.flows.add(flow)
             if evicted is not None:
@@ -149,7 +152,9 @@ class UdpServer:
         poller: Poller,
         admission: Admission,
         metrics: Metrics,
+        ends: "Ends",
     ) -> None:
+        self._ends = ends
         self.settings = settings
         self.balancer = balancer
         self.dialler = dialler
@@ -210,6 +215,11 @@ class UdpServer:
         for key in self.keys():
             self._frontends[key].leave()
         self.has_left = True
+
+    def tell_end(self, flow: UdpFlow, reason: str) -> None:
+        """Tell whoever wants to know of a flow that has ended, or could not begin."""
+        if reason in self._ends.told:
+            self._ends.flow(flow, reason)
 
     def opened(self) -> None:
         """A flow was added: watch idle times."""

@@ -17,6 +17,7 @@ class ServicePortCounters:
 
     closed: by close reason (pyproxy.model.reasons.CloseReason).
     attempts: connect attempts by result (pyproxy.model.reasons.ConnectResult).
+    dropped: datagrams that were not passed on (pyproxy.model.reasons.DatagramDrop).
     retries: attempts with another endpoint after one had failed.
     active: connections, or UDP flows, that are open now.
     ejections: of endpoints that could not be connected. ejected: those that are left out now, as
@@ -34,6 +35,7 @@ class ServicePortCounters:
         "connect_times",
         "datagrams_to_client",
         "datagrams_to_endpoint",
+        "dropped",
         "durations",
         "ejected",
         "ejections",
@@ -53,6 +55,7 @@ class ServicePortCounters:
         self.datagrams_to_endpoint = 0
         self.datagrams_to_client = 0
         self.flows_moved = 0
+        self.dropped: Counter[str] = Counter()
         self.ejections = 0
         self.ejected = 0
         self.connect_times = empty(CONNECT_BOUNDS_S)

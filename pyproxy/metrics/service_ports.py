@@ -43,7 +43,10 @@ def _number(
 
 
 def _by_word(
-    family: Family, label: str, counts: "Callable[[ServicePortCounters], Counter[str]]"
+    family: Family,
+    label: str,
+    counts: "Callable[[ServicePortCounters], Counter[str]]",
+    protocol: "Protocol | None" = None,
 ) -> PortFamily:
     """A series for each word that was counted."""
     sample = family.sample
@@ -52,7 +55,7 @@ def _by_word(
         found = counts(counters).items()
         return "".join([f'{sample}{{{at},{label}="{word}"}} {count}\n' for word, count in found])
 
-    return PortFamily(family, lines)
+    return PortFamily(family, lines, protocol)
 
 
 def _by_direction(
@@ -145,6 +148,13 @@ FAMILIES = (
     _number(
         _counter("udp_flows_moved", "UDP flows that were given another endpoint."),
         lambda c: c.flows_moved,
+        "UDP",
+    ),
+    _number(_gauge("udp_flows_active", "UDP flows that are open now."), lambda c: c.active, "UDP"),
+    _by_word(
+        _counter("udp_datagrams_dropped", "Datagrams that were not passed on, by reason."),
+        "reason",
+        lambda c: c.dropped,
         "UDP",
     ),
     _histogram(

@@ -9,6 +9,9 @@ from pyproxy.model.service import ServicePortName
 # Of which ends the access log tells.
 AccessMode = Literal["off", "errors", "sampled", "all"]
 
+# Of endpoints that could not be connected, those that are named.
+MOST_FAILED = 8
+
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):
     """What is told of it. Addresses come with their port; times are seconds.
