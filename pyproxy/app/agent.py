@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from pyproxy.app import config_file, control, ui
+from pyproxy.app import config_file, control, privileges, ui
 from pyproxy.app.access_log import AccessLog, AccessLogSettings
 from pyproxy.app.control_parts import Parts
 from pyproxy.app.descriptors import raise_descriptor_limit
@@ -360,5 +360,6 @@ def run(settings: AgentSettings, loop: str) -> bool:
             await Agent(settings).run(stop)
         return not stop.forced.is_set()
 
+    privileges.keep(privileges.AGENT)
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         return runner.run(main())

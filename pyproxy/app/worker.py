@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from pyproxy.aio.direct_loop import DirectLoop
-from pyproxy.app import logs
+from pyproxy.app import logs, privileges
 from pyproxy.app.questions import rows_for
 from pyproxy.app.vitals import vitals_now
 from pyproxy.app.worker_channel import Channel
@@ -336,6 +336,7 @@ def main() -> int:
     # worker would not use its share up, and so displace at each event whom it waits for. It found
     # one event at a time then, and a request took 20 % more CPU.
     os.setpgid(0, 0)
+    privileges.keep(privileges.WORKER)
     (fd,) = sys.argv[1:]
     try:
         # With uvloop, whose epoll cannot be had, every wake-up takes two: 4 % more CPU a request.

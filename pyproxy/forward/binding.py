@@ -30,7 +30,7 @@ TAKEN = "another process listens there"
 _NOT_TO_BE_HAD = {
     errno.EADDRNOTAVAIL: "the address is not on this host",
     errno.EADDRINUSE: TAKEN,
-    errno.EACCES: "no permission for this port",
+    errno.EACCES: "no permission for this port, which takes the capability NET_BIND_SERVICE",
 }
 # Reasons that lie in the address or the port: another one may do.
 NOT_TO_BE_HAD = frozenset(_NOT_TO_BE_HAD.values())

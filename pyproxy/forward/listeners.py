@@ -184,10 +184,14 @@ class TcpListeners:
     def ignore_new_clients(self) -> bool:
         """Let nobody begin to connect; return whether there is a listener with whom some may have.
 
-        Whose SYN is answered already would be reset if its listener were closed now.
+        Whose SYN is answered already would be reset if its listener were closed now. So it is where
+        the kernel takes such a filter from CAP_NET_ADMIN alone, and this process is without.
         """
-        for listener in self._listeners.values():
-            listener.ignore_new_clients()
+        try:
+            for listener in self._listeners.values():
+                listener.ignore_new_clients()
+        except PermissionError:
+            return False
         return bool(self._listeners)
 
     def close(self) -> None:

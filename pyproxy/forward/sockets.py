@@ -100,7 +100,8 @@ def ignore_new_clients(listener: RawSocket) -> None:
     """Let it drop every SYN, but finish the handshakes that have begun. Raises OSError.
 
     Who is ignored asks again after a second (RFC 6298), and then finds another listener of the same
-    port, once this one is closed. SO_ATTACH_FILTER, socket(7); it takes no capability.
+    port, once this one is closed. SO_ATTACH_FILTER, socket(7); some kernels (6.18 for one) grant
+    it on TCP sockets to CAP_NET_ADMIN alone.
     """
     program = b"".join(struct.pack("HBBI", *step) for step in _NO_SYN)
     # struct sock_fprog holds a pointer; the kernel copies what it points to.
