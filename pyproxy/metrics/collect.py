@@ -83,6 +83,15 @@ def _process(metrics: Metrics) -> Iterator["Metric"]:
     for reason, count in sorted(metrics.source_address_fallbacks.items()):
         fallbacks.add_metric((reason,), count)
     yield fallbacks
+    records = CounterMetricFamily(
+        "pyproxy_access_log_records",
+        "Records of the access log that were written, left out to keep within the rate, or dropped"
+        " because they could not be written.",
+        labels=("result",),
+    )
+    for result in ("written", "limited", "dropped"):
+        records.add_metric((result,), metrics.access_log[result])
+    yield records
     answers = CounterMetricFamily(
         "pyproxy_health_answers", "Answers of the health port.", labels=("path", "code")
     )

@@ -18,14 +18,17 @@ from tests.support import agents
 from tests.support.backends import (
     VIP_PORT,
     ask,
+    at,
     connect,
     echo,
     greet,
     new_address,
     read_all,
+    receive,
     refusing_port,
     reset,
     tcp_backend,
+    udp_socket,
     until,
 )
 from tests.support.builders import Json, make_endpoint, make_port, make_service, make_slice
@@ -221,3 +224,41 @@ async def test_what_was_left_out_is_told_in_the_log(
             assert await is_refused(vip)
         await until(lambda: "(accessLog.recordsPerSecond)" in caplog.text)
     assert "more than 1 a second" in caplog.text
+
+
+@BOTH
+async def test_a_udp_flow_is_told_with_its_datagrams_at_its_end(log: Log, workers: int) -> None:
+    vip = new_address()
+    with udp_socket(new_address()) as endpoint, udp_socket("127.0.0.1") as client:
+        address, port = at(endpoint)
+        service = make_service(cluster_ip=vip, ports=[make_port(VIP_PORT, protocol="UDP")])
+        ports = [{"name": "http", "port": port, "protocol": "UDP"}]
+        log.serve(service, make_slice(address, ports=ports))
+        async with log.of(workers=workers):
+            client.sendto(b"question", (vip, VIP_PORT))
+            _, proxy = await receive(endpoint)
+            endpoint.sendto(b"an answer", proxy)
+            await receive(client)
+    (record,) = log.records()
+    assert (record["protocol"], record["reason"]) == ("UDP", "drained")
+    assert (record["datagrams_to_endpoint"], record["bytes_to_endpoint"]) == (1, 8)
+    assert (record["datagrams_to_client"], record["bytes_to_client"]) == (1, 9)
+    assert (record["endpoint"], record["attempts"]) == (f"{address}:{port}", 1)
+    assert record["connect_seconds"] is None
+
+
+async def test_a_udp_client_that_gets_no_flow_is_told_once_in_a_while(log: Log) -> None:
+    vip = new_address()
+    service = make_service(cluster_ip=vip, ports=[make_port(VIP_PORT, protocol="UDP")])
+    ports = [{"name": "http", "port": 53, "protocol": "UDP"}]
+    log.serve(service, make_slice("255.255.255.255", ports=ports))
+    with udp_socket("127.0.0.1") as client:
+        async with log.of("errors", rate=1) as agent:
+            ((_, counters),) = agent.metrics.service_ports()
+            for number in range(1, 11):
+                client.sendto(b"question", (vip, VIP_PORT))
+                await until(lambda number=number: counters.dropped.total() == number)  # type: ignore[misc]
+            record = await log.first()
+    assert (record["reason"], record["endpoint"]) == ("connect_failed", None)
+    assert record["failed"] == ["255.255.255.255:53"]
+    assert len(log.records()) < 10

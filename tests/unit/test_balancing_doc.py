@@ -6,7 +6,7 @@ from typing import get_args
 
 from pyproxy.core.options import ANNOTATIONS, written
 from pyproxy.model.options import DEFAULT_OPTIONS, Balance, EjectionSettings, OnEndpointRemoved
-from pyproxy.model.reasons import CloseReason, ConnectResult, FlowEnd
+from pyproxy.model.reasons import CloseReason, ConnectResult, DatagramDrop, FlowEnd
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/balancing.md").read_text(encoding="utf-8")
@@ -46,6 +46,10 @@ def test_every_reason_for_which_a_connection_ends_is_documented() -> None:
 
 def test_every_reason_for_which_a_flow_ends_is_documented() -> None:
     assert first_words("| reason | what") == list(get_args(FlowEnd))
+
+
+def test_every_reason_for_which_a_datagram_is_dropped_is_documented() -> None:
+    assert first_words("| reason of a drop |") == list(get_args(DatagramDrop))
 
 
 def test_every_result_of_an_attempt_is_documented() -> None:
