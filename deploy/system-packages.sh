@@ -8,7 +8,7 @@
 # package that is there already, and its service, are left as they are.
 set -eu
 case "${1:-tests}" in
-tests) wanted="curl:curl ip:iproute2 nft:nftables prometheus:prometheus" ;;
+tests) wanted="curl:curl ip:iproute2 nft:nftables prometheus:prometheus chromium:chromium chromedriver:chromium-driver" ;;
 bench) wanted="haproxy:haproxy nginx:nginx nginx:libnginx-mod-stream wrk:wrk iperf3:iperf3" ;;
 *) echo "usage: $0 [tests|bench]" >&2; exit 2 ;;
 esac

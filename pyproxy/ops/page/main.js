@@ -104,8 +104,8 @@ function empty() {
   $("services").hidden = isEmpty;
   const hasServices = model.services.size > 0;
   const why = model.agent.source === "manifests"
-    ? "put a Service and its EndpointSlices into the directory of --manifests, and they appear here."
-    : "the API server has told of none yet. Once one is made in the cluster, it appears here.";
+    ? "Put a Service and its EndpointSlices into the directory of --manifests, and they appear here."
+    : "The API server has told of none yet. Once one is made in the cluster, it appears here.";
   const said = `${hasServices}${table.search}${table.state}`;
   if (!isEmpty || box.dataset.said === said) {
     if (!isEmpty) delete box.dataset.said;

@@ -6,10 +6,9 @@
 import { STATES, h, markPath, set, setText, svg } from "/dom.js";
 import { byteRate, count, plural, rate } from "/format.js";
 
-const LINE = 24;
-const GAP = 14;
+const LINE = 21;
+const GAP = 13;
 const TOP = 8;
-const WIDEST = 22;
 const SMOOTH = 0.4;
 const STATE_WORDS = {
   ejected: "left out: it cannot be connected",
@@ -73,44 +72,48 @@ export class Picture {
     this.none.replaceChildren(...content);
   }
 
-  // What fits: with fewer endpoints of each Service first, then with fewer Services.
+  // What fits: of those that do something or are in trouble, or else of all; with two endpoints of
+  // each at least, rather than with many Services.
   #groups(summary, height) {
     const listed = [...summary.picture];
     if (this.extra && !listed.some((one) => one.id === this.extra.id)) listed.push(this.extra);
     let groups = listed.map((one) => ({ ...one, service: this.model.services.get(one.id) }))
-      .filter((one) => one.service);
-    const lines = (cap) => groups.reduce((sum, one) => sum + this.#lines(one, cap) + GAP / LINE, 0);
+      .filter((one) => one.service)
+      .sort((a, b) => (a.service.name < b.service.name ? -1 : 1));
     const room = (height - 2 * TOP + GAP) / LINE;
+    const isTall = (cap) => groups.reduce((sum, one) => sum + lines(one, cap) + GAP / LINE, 0) > room;
+    if (isTall(8)) {
+      const telling = groups.filter((one) => this.#importance(one) > 0);
+      if (telling.length) groups = telling;
+    }
     let cap = 8;
-    while (cap > 1 && lines(cap) > room) cap -= 1;
-    while (groups.length > 1 && lines(cap) > room) {
+    while (cap > 2 && isTall(cap)) cap -= 1;
+    while (groups.length > 4 && isTall(cap)) {
       const least = groups.reduce((a, b) => (this.#importance(a) <= this.#importance(b) ? a : b));
       groups = groups.filter((one) => one !== least);
     }
-    return groups.map((one) => ({ ...one, cap }));
+    if (isTall(cap)) cap = 1;
+    while (groups.length > 1 && isTall(cap)) groups = groups.slice(0, -1);
+    return groups.map((one) => ({ ...one, cap: capOf(one, cap) }));
   }
 
-  #importance(one) {
-    return one.service === this.current ? Infinity : one.service.weight;
-  }
-
-  #lines(one, cap) {
-    const shown = Math.min(cap, one.endpoints.length);
-    return Math.max(1.6, shown + (one.total > shown ? 0.8 : 0));
+  #importance({ service }) {
+    if (service === this.current) return Infinity;
+    return service.weight || { failing: 0.5, degraded: 0.25 }[service.state] || 0;
   }
 
   #draw(groups, width, height) {
     const used = { flows: new Set(), nodes: new Set() };
-    const wanted = groups.reduce((sum, one) => sum + this.#lines(one, one.cap) * LINE + GAP, -GAP);
+    const wanted = groups.reduce((sum, one) => sum + lines(one, one.cap) * LINE + GAP, -GAP);
     const stretch = Math.min(1.5, Math.max(1, (height - 2 * TOP) / wanted));
-    const nameWidth = Math.min(210, width * 0.34);
-    const right = width - Math.min(210, width * 0.36);
+    const [nameWidth, right] = this.#columns(groups, width);
+    const widest = Math.min(44, Math.max(14, height / groups.length / 3.5));
     const places = new Map(); // of endpoints: two Services may lead to the same
     const most = Math.max(1, ...groups.map((one) => this.#eased(one.service)));
     let y = Math.max(TOP, (height - wanted * stretch) / 2);
     for (const group of groups) {
-      const tall = this.#lines(group, group.cap) * LINE * stretch;
-      this.#drawGroup(group, { y, tall, nameWidth, right, width, places, most, line: LINE * stretch }, used);
+      const tall = lines(group, group.cap) * LINE * stretch;
+      this.#drawGroup(group, { y, tall, nameWidth, right, width, places, most, widest }, used);
       y += tall + GAP * stretch;
     }
     for (const layer of ["flows", "nodes"]) {
@@ -121,6 +124,16 @@ export class Picture {
         }
       }
     }
+  }
+
+  // Where the names of Services end, and where endpoints begin: in steps, so that they rarely move.
+  #columns(groups, width) {
+    const step = (wanted, most) => Math.min(most, Math.ceil(wanted / 24) * 24);
+    const names = groups.map(({ service }) => fullName(service).length * 7 + 36);
+    const labels = groups.flatMap(({ endpoints, cap }) =>
+      endpoints.slice(0, cap).map(([endpoint, pod]) => (pod || endpoint).length * 7 + 90));
+    return [step(Math.max(140, ...names), Math.max(110, width * 0.36)),
+      width - step(Math.max(120, ...labels), Math.max(110, width * 0.38))];
   }
 
   #eased(service) {
@@ -142,7 +155,7 @@ export class Picture {
     const all = weights.reduce((sum, value) => sum + value, 0) || 1;
     const value = this.smooth.get(service.id) ?? 0;
     const widthOf = (share) =>
-      value ? Math.max(1.2, WIDEST * Math.sqrt(value / at.most) * share) : 0;
+      value ? Math.max(1.2, at.widest * Math.sqrt(value / at.most) * share) : 0;
     const middle = at.y + at.tall / 2;
     const sum = weights.reduce((total, weight) => total + widthOf(weight / all), 0);
     let from = middle - sum / 2;
@@ -154,7 +167,7 @@ export class Picture {
       if (to === undefined) {
         to = at.y + (at.tall * (which + 0.5)) / weights.length;
         at.places.set(key, to);
-        this.#endpointNode(key, row, hidden, to, at, used);
+        this.#endpointNode(key, row, hidden, to, at, used, this.#dims(service));
       }
       const wide = weight ? widthOf(weight / all) : 0;
       this.#flow(service, key, row, { from: from + wide / 2, to, wide, value }, at, used);
@@ -174,7 +187,7 @@ export class Picture {
     node.show(service, middle, tall, at.nameWidth, this.#dims(service), service === this.current);
   }
 
-  #endpointNode(key, row, hidden, y, at, used) {
+  #endpointNode(key, row, hidden, y, at, used, isDim) {
     let node = this.nodes.get(key);
     if (!node) {
       node = new EndpointNode();
@@ -182,7 +195,7 @@ export class Picture {
       this.layers.nodes.append(node.element);
     }
     used.nodes.add(key);
-    node.show(row, hidden, y, at.right, at.width);
+    node.show(row, hidden, y, at.right, at.width, isDim);
   }
 
   #flow(service, key, row, { from, to, wide, value }, at, used) {
@@ -208,7 +221,9 @@ export class Picture {
 class ServiceNode {
   constructor(chosen) {
     this.bar = svg("rect", { class: "bar", width: 4, rx: 2 });
-    this.name = svg("text", { class: "name" });
+    this.namespace = svg("tspan");
+    this.own = svg("tspan", { class: "own" });
+    this.name = svg("text", { class: "name" }, this.namespace, this.own);
     this.sub = svg("text", { class: "sub" });
     this.mark = svg("path", { class: "shape" });
     this.hit = svg("rect", { class: "hit", rx: 6 });
@@ -228,9 +243,10 @@ class ServiceNode {
     set(this.bar, { x: width + 2, y: (middle - tall / 2).toFixed(1), height: tall.toFixed(1) });
     set(this.hit, { x: 2, y: (middle - 18).toFixed(1), width: width - 4, height: 36 });
     set(this.mark, { d: markPath(service.state), transform: `translate(${width - 18} ${(middle - 12).toFixed(1)})` });
-    const room = Math.floor((width - 34) / 7.2);
+    const room = Math.floor((width - 30) / 7);
     set(this.name, { x: width - 24, y: (middle - 2).toFixed(1), "text-anchor": "end" });
-    setText(this.name, clipped(service.name, room));
+    setText(this.namespace, fullName(service).length <= room ? `${service.namespace}/` : "");
+    setText(this.own, clipped(service.name, room));
     set(this.sub, { x: width - 7, y: (middle + 13).toFixed(1), "text-anchor": "end" });
     const doing = service.weight ? `${rate(service.connections)} · ${byteRate(service.bytes)}`
       : service.state === "failing" ? service.why : service.active ? `${count(service.active)} open` : "quiet";
@@ -246,13 +262,13 @@ class EndpointNode {
     this.element = svg("g", { class: "node endpoint" }, this.title, this.dot, this.name);
   }
 
-  show(row, hidden, y, x, width) {
+  show(row, hidden, y, x, width, isDim) {
     const [endpoint, pod, state, connections] = row ?? ["", "", "more", 0];
     const room = Math.floor((width - x - 22) / 6.6);
     const words = STATE_WORDS[state];
     const label = row ? pod || endpoint : `and ${count(hidden)} more`;
     const after = words ? ` · ${words.split(":")[0].split(",")[0]}` : connections ? ` · ${count(connections)} open` : "";
-    set(this.element, { class: `node endpoint ${state}` });
+    set(this.element, { class: `node endpoint ${state}${isDim ? " dim" : ""}` });
     set(this.dot, { d: markPath({ used: "healthy", ejected: "degraded", more: "left" }[state] ?? "left"),
       transform: `translate(${x + 2} ${(y - 4.5).toFixed(1)}) scale(.75)`,
       visibility: row ? "visible" : "hidden" });
@@ -273,7 +289,7 @@ class Flow {
   show(d, width, state, service, value, isDim) {
     const isStopped = state !== "used";
     const kind = isStopped ? "stopped" : width ? "" : "quiet";
-    set(this.element, { class: `flow ${service.state} ${kind}${isDim ? " dim" : ""}` });
+    set(this.element, { class: `flow ${service.state} ${kind} ${state}${isDim ? " dim" : ""}` });
     set(this.wide, { d, "stroke-width": (isStopped || !width ? 1.2 : width).toFixed(2) });
     set(this.drops, { d, "stroke-width": Math.min(3, Math.max(1.2, width / 4)).toFixed(2) });
     // The more flows, the faster: from 9 s to 2 s for 20 points of the dash pattern.
@@ -282,6 +298,19 @@ class Flow {
     if (this.drops.style.animationDuration !== duration) this.drops.style.animationDuration = duration;
   }
 }
+
+// A single endpoint more takes no more room than saying so; one that takes nothing is told by one.
+function capOf({ endpoints, total }, cap) {
+  if (!endpoints.some(([, , state]) => state === "used")) return 1;
+  return total === cap + 1 ? total : cap;
+}
+
+function lines(one, cap) {
+  const shown = Math.min(capOf(one, cap), one.endpoints.length);
+  return Math.max(1.7, shown + (one.total > shown ? 0.9 : 0));
+}
+
+const fullName = (service) => `${service.namespace}/${service.name}`;
 
 function clipped(text, length) {
   return text.length <= length ? text : `${text.slice(0, Math.max(1, length - 1))}…`;

@@ -19,9 +19,9 @@ const COLUMNS = [
   { id: "ports", title: "Port", kind: "text wide", compare: text((s) => s.portList[0]?.[2] ?? 0),
     value: (s) => s.ports || "–" },
   { id: "rate", title: "Conn/s", label: "New connections a second", kind: "num",
-    compare: number((s) => s.connections), value: (s) => rate(s.connections), zero: (s) => !s.connections },
+    compare: number((s) => s.connections), value: (s) => (s.connections ? rate(s.connections) : "0"), zero: (s) => !s.connections },
   { id: "bytes", title: "Traffic", label: "Bytes a second, both ways", kind: "num",
-    compare: number((s) => s.bytes), value: (s) => byteRate(s.bytes), zero: (s) => !s.bytes },
+    compare: number((s) => s.bytes), value: (s) => (s.bytes ? byteRate(s.bytes) : "0"), zero: (s) => !s.bytes },
   { id: "active", title: "Open", label: "Open connections and flows", kind: "num",
     compare: number((s) => s.active), value: (s) => count(s.active), zero: (s) => !s.active },
   { id: "errors", title: "Errors", label: "Errors in the last minute", kind: "num errors",
@@ -31,7 +31,7 @@ const COLUMNS = [
   { id: "ready", title: "Ready", label: "Endpoints that are ready, of all", kind: "num",
     compare: (a, b) => a.ready / (a.total || 1) - b.ready / (b.total || 1) || b.total - a.total,
     value: (s) => (s.left ? "–" : `${s.ready}/${s.total}`), zero: (s) => s.left },
-  { id: "spark", title: "4 min", label: "Connections of the last four minutes", kind: "spark widest",
+  { id: "spark", title: "4 min", label: "Connections of the last four minutes", kind: "spark",
     compare: number((s) => s.spark.reduce((sum, value) => sum + value, 0)) },
 ];
 
@@ -62,7 +62,7 @@ export class Table {
       this.heads.set(column.id, cell);
       return cell;
     }));
-    this.above = h("tr", { class: "space", "aria-hidden": "true" }, h("td", { colspan: COLUMNS.length }));
+    this.above = h("tr", { class: "space", "aria-hidden": "true" }, h("td"));
     this.below = this.above.cloneNode(true);
     this.body = h("tbody", {}, this.above, this.below);
     this.table = h("table", { role: "grid", "aria-label": "Services" },
