@@ -1,8 +1,8 @@
 """Carry out the Dockerfile without a container engine: in chroots, on what debootstrap makes.
 
 It knows the instructions that the Dockerfile has, and no others; .dockerignore holds too. What
-would be the image is in DIRECTORY/final. Needs root, debootstrap, and a network for Debian's packages and
-PyPI. At the end it prints sizes and times.
+would be the image is in DIRECTORY/final. It takes root, debootstrap, and a network for the packages
+of Debian and PyPI. At the end it prints sizes and times.
 """
 
 import os
