@@ -90,7 +90,8 @@ class Pool:
         if not usable:
             return None
         backend, outliers = self.backend, self._outliers
-        if outliers:
+        has_ejected = bool(outliers)
+        if has_ejected:
             usable = outliers.without_ejected(usable, now_s)
         if backend.affinity_seconds is not None:
             endpoint = self._stick(usable, client, now_s, backend.affinity_seconds)
@@ -103,7 +104,7 @@ class Pool:
                 endpoint = self._policy(usable, client)
         key = endpoint.address, endpoint.port
         self._live[key] = self._live.get(key, 0) + 1
-        if outliers:
+        if has_ejected:
             outliers.picked(key, backend.options.ejection, now_s)
         return endpoint
 

@@ -32,6 +32,7 @@ class Decision(msgspec.Struct, frozen=True):
     endpoints: tuple[Endpoint, ...] = ()
 
 
+_ANY_NODE = NodeView()
 _NO_READY_ENDPOINT = Decision("reject", "NoReadyEndpoint")
 _NO_LOCAL_ENDPOINT = Decision("drop", "NoLocalEndpoint")
 _SOURCE_NOT_ALLOWED = Decision("drop", "SourceNotAllowed")
@@ -51,6 +52,14 @@ def decide(frontend: Frontend, client: str, node: NodeView) -> Decision:
     if not endpoints:
         return _NO_LOCAL_ENDPOINT
     return Decision("forward", "Forwarded", endpoints)
+
+
+def decision_for_all(frontend: Frontend) -> Decision | None:
+    """Return what happens to every new connection; None where it depends on client and node."""
+    backend = frontend.backend
+    if frontend.kind != "ClusterIP" and (backend.source_ranges or backend.external_local):
+        return None
+    return decide(frontend, "", _ANY_NODE)
 
 
 def uses_local(frontend: Frontend, client: str, node: NodeView) -> bool:

@@ -69,7 +69,7 @@ class Connections:
         self._ports: WeakValueDictionary[tuple[ServicePortName, Family], ServedPort]
         self._ports = WeakValueDictionary()
         self._services: WeakValueDictionary[ServiceName, ServedService] = WeakValueDictionary()
-        self._dialling: set[Connection] = set()
+        # Those that were opened lately, and all that dial. While there are any, both timers tick.
         self._young: set[Connection] = set()
         loop = poller.loop
         self._deadlines = Ticker(loop, _TICK_S, self._expire)
@@ -121,36 +121,28 @@ class Connections:
         counters.active += 1
         served.live.add(connection)
         served.service.live += 1
-        self.admission.opened()
-        self._all_ended.clear()
-        self.poller.guard(connection, connection.start)
-
-    def dialling(self, connection: Connection) -> None:
-        """Watch the connection's `next_step_s` until `dialled` or `ended`."""
-        self._dialling.add(connection)
-        self._deadlines.wake()
-
-    def dialled(self, connection: Connection) -> None:
-        """Watch its `next_step_s` no more; tell it when it `has_aged`."""
-        self._dialling.discard(connection)
+        if not self.admission.live:
+            self._all_ended.clear()
+        self.admission.live += 1
+        if not self._young:
+            self._deadlines.wake()
+            self._birthdays.wake()
         self._young.add(connection)
-        self._birthdays.wake()
+        self.poller.guard(connection, connection.start)
 
     def ended(self, connection: Connection, reason: "CloseReason") -> None:
         """Count and forget a closed connection."""
         served = connection.served
         served.counters.active -= 1
         served.counters.closed[reason] += 1
-        if connection in self._dialling:
-            self._dialling.remove(connection)
-            self.admission.fed(connection)
-        else:
-            self._young.discard(connection)
+        self._young.discard(connection)
         served.live.discard(connection)
         served.service.live -= 1
         if served.options.max_connections is not None:
             self._live_counts.publish(served.service.name, served.service.live)
         admission = self.admission
+        if connection.to_endpoint is None:
+            admission.fed(connection)
         admission.closed()
         if not admission.live:
             self._all_ended.set()
@@ -196,18 +188,19 @@ class Connections:
         self.poller.guard(connection, partial(connection.cut, reason))
 
     def _age(self) -> bool:
-        aged, self._young = self._young, set()
+        aged = [c for c in self._young if c.to_endpoint is not None]
+        self._young.difference_update(aged)
         for connection in aged:
             self.poller.guard(connection, connection.has_aged)
         if aged:
             self._looks.wake()
-        return bool(aged)
+        return bool(self._young)
 
     def _expire(self) -> bool:
         now_s = self.clock()
-        for connection in [c for c in self._dialling if c.next_step_s <= now_s]:
+        for connection in [c for c in self._young if c.next_step_s <= now_s]:
             self.poller.guard(connection, connection.on_step_due)
-        return bool(self._dialling)
+        return bool(self._young)
 
     def _look(self) -> bool:
         """Look at the Service ports whose connections may last for too long."""

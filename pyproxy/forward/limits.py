@@ -30,7 +30,10 @@ _OTHERS = 64
 
 
 class Admission:
-    """Counts live connections and says whether one more may come."""
+    """Counts live connections and says whether one more may come.
+
+    live: how many there are; who accepts one counts it.
+    """
 
     def __init__(
         self,
@@ -60,10 +63,6 @@ class Admission:
     def is_short(self) -> bool:
         """Whether descriptors run short. Pipes are few (`pipes.MAX_PIPES`), and not counted."""
         return self._poller.watched >= self._many
-
-    def opened(self) -> None:
-        """Count a connection that was accepted."""
-        self.live += 1
 
     def closed(self) -> None:
         """Count its end; a listener that waits for room goes on."""

@@ -4,6 +4,7 @@ import errno
 import logging
 from typing import TYPE_CHECKING
 
+from pyproxy.core.decision import decision_for_all
 from pyproxy.forward.connections import Connections
 from pyproxy.forward.limits import Admission
 from pyproxy.forward.poller import LISTENER, Poller
@@ -37,7 +38,8 @@ _ACCEPTS_IN_A_TURN = 32
 class TcpListener:
     """One listening socket. It *is* the answer to which frontend a client asked for.
 
-    frontend: its newest state. served: what the connections of its Service port share.
+    frontend: its newest state. decision: what happens to every client; None where that depends on
+    the client. served: what the connections of its Service port share.
     max_connections: of its Service, or None.
     """
 
@@ -62,6 +64,7 @@ class TcpListener:
     def serve(self, frontend: "Frontend") -> None:
         """Send new clients by this state of the frontend; the socket is not touched."""
         self.frontend = frontend
+        self.decision = decision_for_all(frontend)
         self.served = self._connections.served(frontend.backend)
         self.max_connections = frontend.backend.options.max_connections
 

@@ -9,15 +9,14 @@ before they are gone, so at most one buffer, or one pipe, is held for each direc
 """
 
 import contextlib
-import enum
 import math
 import os
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pyproxy.forward.pipes import PIPE_BYTES, Pipe, PipePool
-from pyproxy.forward.poller import IN, OUT
+from pyproxy.forward.poller import HANGUP, IN, OUT, PEER_ENDED
 from pyproxy.forward.sockets import RawSocket, lift_limit, limit_unsent
 from pyproxy.metrics import ServicePortCounters
 
@@ -32,6 +31,10 @@ _FULL_BUFFERS = 4
 _BUFFERS_IN_A_TURN = TURN_BYTES // BUFFER_BYTES
 # What epoll says of a socket that was sent something, and is ready to be sent to, as most are.
 _MESSAGE = IN | OUT
+# The same when its peer has ended its side; and when we had ended ours before.
+_LAST_MESSAGE = _MESSAGE | PEER_ENDED
+_BOTH_ENDED = _LAST_MESSAGE | HANGUP
+_LAST = frozenset({_LAST_MESSAGE, _BOTH_ENDED})
 
 # A reader that takes so much bulk data within a second may have the kernel's whole send buffer. As
 # long as that is kept short, for the reader that takes nothing, each wake-up moves little: a third
@@ -43,14 +46,14 @@ _DONTWAIT = socket.MSG_DONTWAIT
 _SPLICE = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
-class Outcome(enum.Enum):
-    """How far a pump came."""
-
-    BLOCKED = enum.auto()  # until the source has more, or the destination room
-    TURN_OVER = enum.auto()  # there is more to do; others first
-    ENDED = enum.auto()  # the source has ended, and all of it was passed on
-    SOURCE_LOST = enum.auto()  # the source was reset; all that came before was passed on
-    DESTINATION_LOST = enum.auto()  # the destination takes no more
+# How far a pump came. Strings: to name a member of an Enum costs as much as a call.
+Outcome = Literal[
+    "blocked",  # until the source has more, or the destination room
+    "turn_over",  # there is more to do; others first
+    "ended",  # the source has ended, and all of it was passed on
+    "source_lost",  # the source was reset; all that came before was passed on
+    "destination_lost",  # the destination takes no more
+]
 
 
 class Owner(Protocol):
@@ -85,14 +88,13 @@ class Direction:
     source_ended: the source's FIN was seen, so a short read is the last.
     reads_on: a short read means nothing: there was a reset, or urgent data at which reads stop.
     has_pending: bytes wait here for the destination.
-    ended: ENDED or a loss was answered; it is not pumped again.
-    is_waiting: TURN_OVER was answered; it is pumped when its turn comes, not by events.
+    ended: "ended" or a loss was answered; it is not pumped again.
+    is_waiting: "turn_over" was answered; it is pumped when its turn comes, not by events.
     moved: bytes passed on so far.
     """
 
     __slots__ = (
         "_buffer",
-        "_clock",
         "_counters",
         "_full_buffers",
         "_in_pipe",
@@ -100,8 +102,8 @@ class Direction:
         "_next_trial",
         "_pending",
         "_pipe",
-        "_pipes",
         "_trial_s",
+        "_workspace",
         "back",
         "destination",
         "ended",
@@ -117,6 +119,10 @@ class Direction:
 
     back: "Direction | None"
     owner: "Owner | None"
+    # Set when it becomes bulk; most never do.
+    _in_pipe: int
+    _next_trial: float  # bytes moved by then tell how fast the reader is
+    _trial_s: float
 
     def __init__(
         self,
@@ -136,17 +142,13 @@ class Direction:
         self.ended = False
         self.is_waiting = False
         self.moved = 0
+        self._workspace = workspace
         self._buffer = workspace.buffer
-        self._pipes = workspace.pipes
-        self._clock = workspace.clock
         self._counters = counters
         self._pending: memoryview | None = None
         self._full_buffers = 0
         self._is_spliced = False
-        self._next_trial = math.inf  # bytes moved by then tell how fast the reader is
-        self._trial_s = 0.0
         self._pipe: Pipe | None = None
-        self._in_pipe = 0
 
     def __str__(self) -> str:
         return str(self.owner)
@@ -157,7 +159,7 @@ class Direction:
         self.has_pending = True
 
     def on_events(self, fd: int, events: int) -> None:  # noqa: ARG002  # it is the source's
-        """Pass on a message; leave everything else to the owner.
+        """Pass on a message, perhaps the last; leave everything else to the owner.
 
         Nearly all events are this: a message has come, and the destination takes all of it. Done
         here in one piece, a request and its answer take 9.5 µs in the kernel and here; through the
@@ -166,10 +168,12 @@ class Direction:
         back, owner = self.back, self.owner
         if back is None or owner is None:
             return
-        if events != _MESSAGE or (
-            self.has_pending
+        if (
+            (events != _MESSAGE and events not in _LAST)
+            or self.has_pending
             or back.has_pending
             or self._full_buffers
+            or self.reads_on
             or self.is_waiting
             or self.ended
         ):
@@ -180,10 +184,10 @@ class Direction:
         except BlockingIOError:
             return
         except OSError:
-            owner.on_outcome(self, Outcome.SOURCE_LOST)
+            owner.on_outcome(self, "source_lost")
             return
         if not size:
-            owner.on_outcome(self, Outcome.ENDED)
+            owner.on_outcome(self, "ended")
             return
         chunk = self._buffer[:size]
         try:
@@ -195,10 +199,14 @@ class Direction:
             self._counters.bytes_to_client += sent
         else:
             self._counters.bytes_to_endpoint += sent
-        if sent == size < BUFFER_BYTES:
+        if sent == size < BUFFER_BYTES and events != _BOTH_ENDED:
+            if events != _MESSAGE:  # a short read, as in `_copy`: there is no more
+                owner.on_outcome(self, "ended")
             return
         if sent < size:
             self._hold(chunk[sent:])
+        self.source_ended = events != _MESSAGE
+        self.reads_on = events == _BOTH_ENDED
         owner.on_outcome(self, self.pump())
 
     def on_resume(self) -> None:
@@ -218,7 +226,7 @@ class Direction:
         self.has_pending = False
         self.back = self.owner = None  # a circle would wait for the garbage collector
         if self._pipe is not None:
-            self._pipes.discard(self._pipe)
+            self._workspace.pipes.discard(self._pipe)
             self._pipe = None
 
     def pump(self) -> Outcome:
@@ -226,7 +234,7 @@ class Direction:
         pipe = self._pipe
         is_bulk = self._full_buffers >= _FULL_BUFFERS and not self.reads_on
         if pipe is None and is_bulk and not self.has_pending:
-            pipe = self._pipes.take()
+            pipe = self._workspace.pipes.take()
         return self._copy() if pipe is None else self._splice(pipe)
 
     def _copy(self) -> Outcome:
@@ -236,23 +244,23 @@ class Direction:
                 try:
                     size = self.source.recv_into(self._buffer, BUFFER_BYTES, _DONTWAIT)
                 except BlockingIOError:
-                    return Outcome.BLOCKED
+                    return "blocked"
                 except OSError:
-                    return Outcome.SOURCE_LOST
+                    return "source_lost"
                 if not size:
-                    return Outcome.ENDED
+                    return "ended"
                 chunk = self._buffer[:size]
             try:
                 sent = self.destination.send(chunk, _DONTWAIT)
             except BlockingIOError:
                 sent = 0
             except OSError:
-                return Outcome.DESTINATION_LOST
+                return "destination_lost"
             self._count(sent)
             if sent < len(chunk):
                 # A short send has armed the edge: OUT is told when there is room again.
                 self._hold(chunk[sent:])
-                return Outcome.BLOCKED
+                return "blocked"
             if self.has_pending:
                 self._pending = None
                 self.has_pending = False
@@ -264,8 +272,8 @@ class Direction:
                 # Less than asked for: the source is drained, and an edge tells when more comes
                 # (epoll(7), question 9). Saves the read that says EAGAIN, or that it has ended.
                 self._full_buffers = 0
-                return Outcome.ENDED if self.source_ended else Outcome.BLOCKED
-        return Outcome.TURN_OVER
+                return "ended" if self.source_ended else "blocked"
+        return "turn_over"
 
     def _hold(self, rest: memoryview) -> None:
         """Keep what the destination had no room for; the buffer is everyone's."""
@@ -276,6 +284,7 @@ class Direction:
         """Prepare both sockets for splice, once; it is used from the next turn on."""
         if not self._is_spliced:
             self._is_spliced = True
+            self._in_pipe = 0
             # splice(2) waits on a blocking socket whatever its flags say: for TCP only O_NONBLOCK
             # counts (Linux tcp_splice_read).
             self.source.setblocking(False)
@@ -283,15 +292,15 @@ class Direction:
             with contextlib.suppress(OSError):  # a wish; the destination may be reset already
                 limit_unsent(self.destination)
             self._begin_trial()
-        return Outcome.TURN_OVER
+        return "turn_over"
 
     def _begin_trial(self) -> None:
-        self._trial_s = self._clock()
+        self._trial_s = self._workspace.clock()
         self._next_trial = self.moved + _FAST_BYTES
 
     def _end_trial(self) -> None:
         """Let a fast reader have the whole send buffer; look at a slow one again later."""
-        if self._clock() - self._trial_s > _FAST_S:
+        if self._workspace.clock() - self._trial_s > _FAST_S:
             self._begin_trial()
             return
         self._next_trial = math.inf
@@ -306,34 +315,34 @@ class Direction:
             while moved < TURN_BYTES:
                 if not self._in_pipe:
                     if self.reads_on:
-                        return Outcome.TURN_OVER  # only a read gets past urgent data
+                        return "turn_over"  # only a read gets past urgent data
                     try:
                         size = os.splice(source, pipe.write_fd, PIPE_BYTES, flags=_SPLICE)
                     except BlockingIOError:
-                        return Outcome.BLOCKED
+                        return "blocked"
                     except OSError:
-                        return Outcome.SOURCE_LOST
+                        return "source_lost"
                     if not size:
                         # The end, or urgent data before the end; a read tells.
                         self.reads_on = True
-                        return Outcome.TURN_OVER
+                        return "turn_over"
                     self._in_pipe = size
                     if size < BUFFER_BYTES:
                         self._full_buffers = 0
                 try:
                     sent = os.splice(pipe.read_fd, destination, self._in_pipe, flags=_SPLICE)
                 except BlockingIOError:
-                    return Outcome.BLOCKED
+                    return "blocked"
                 except OSError:
-                    return Outcome.DESTINATION_LOST
+                    return "destination_lost"
                 self._in_pipe -= sent
                 moved += sent
-            return Outcome.TURN_OVER
+            return "turn_over"
         finally:
             self.has_pending = bool(self._in_pipe)
             self._pipe = pipe if self._in_pipe else None
             if not self._in_pipe:
-                self._pipes.give_back(pipe)
+                self._workspace.pipes.give_back(pipe)
             self._count(moved)
             if self.moved >= self._next_trial:
                 self._end_trial()

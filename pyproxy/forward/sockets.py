@@ -9,7 +9,7 @@ import ctypes
 import errno
 import socket
 import struct
-from typing import Any, cast
+from typing import Any
 
 from pyproxy.forward.settings import ForwardSettings
 
@@ -137,7 +137,7 @@ def accept(listener: RawSocket) -> tuple[RawSocket, SocketAddress]:
     The descriptor stays in blocking mode, which would take a call to change; the flag given here
     only tells Python so. Reads and writes on it say MSG_DONTWAIT.
     """
-    fd, address = cast(tuple[int, SocketAddress], listener._accept())  # type: ignore[attr-defined]
+    fd, address = listener._accept()  # type: ignore[attr-defined]
     return RawSocket(listener.family, _NON_BLOCKING_STREAM, 0, fd), address
 
 

@@ -14,6 +14,7 @@ and wait for the answer. A reset on one side is passed on as a reset to the othe
 import contextlib
 import errno
 import logging
+import math
 import socket
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ class Connection:
     __slots__ = (
         "_client",
         "_client_events",
+        "_client_fd",
         "_give_up_s",
         "_moved",
         "_quiet_since_s",
@@ -90,6 +92,7 @@ class Connection:
         self._shared = shared
         self.listener = listener
         self._client = client
+        self._client_fd = client.fileno()
         self.client_address = client_address
         self.is_open = True
         self._client_events = 0  # those that came before an endpoint was connected
@@ -117,18 +120,20 @@ class Connection:
     def start(self) -> None:
         """Dial the first endpoint, or refuse the client."""
         shared = self._shared
-        self.opened_s = shared.clock()
-        self._give_up_s = self.opened_s + shared.settings.connect_deadline_s
-        shared.poller.watch(self._client.fileno(), self)
-        shared.dialling(self)
-        self._dial()
+        self.opened_s = now_s = shared.clock()
+        self._give_up_s = now_s + shared.settings.connect_deadline_s
+        shared.poller.watch(self._client_fd, self)
+        self._dial(now_s)
 
     def on_events(self, fd: int, events: int) -> None:
         """Handle an event of either socket while it dials."""
-        if fd == self._client.fileno():
-            self._on_client_while_dialling(events)
-        else:
+        if fd != self._client_fd:
             self._on_dial_events(events)
+        elif events & _FAILED:
+            # Both sides of the client's connection are closed, and we closed neither: a reset.
+            self._close("client_gone", reset=True)
+        else:
+            self._client_events |= events
 
     def on_resume(self) -> None:
         """Nothing is left off while it dials."""
@@ -180,30 +185,32 @@ class Connection:
     def on_step_due(self) -> None:
         """Try the next endpoint: the attempt took too long, or could not be started a while ago."""
         if self._upstream is None:
-            self._dial()
+            self._dial(self._shared.clock())
         else:
             self.on_attempt_failed("timeout")
 
-    def _dial(self) -> None:
+    def _dial(self, now_s: float) -> None:
         """Start an attempt; while the kernel fails those at once, start another.
 
         Each attempt is decided about anew: endpoints may have come and gone since the last.
         """
-        shared, served = self._shared, self.served
-        while (now_s := shared.clock()) < self._give_up_s:
-            frontend, client = self.listener.frontend, self.client_address[0]
-            decision = decide(frontend, client, shared.dialler.node)
+        shared, pool, client = self._shared, self.served.pool, self.client_address[0]
+        while now_s < self._give_up_s:
+            listener = self.listener
+            frontend = listener.frontend
+            decision = listener.decision or decide(frontend, client, shared.dialler.node)
             if decision.action != "forward":
                 is_outside = decision.reason == "SourceNotAllowed"
                 self._close("not_allowed" if is_outside else "no_endpoint", reset=True)
                 return
-            endpoint = served.pool.pick(decision.endpoints, client, now_s, self.tried)
+            endpoint = pool.pick(decision.endpoints, client, now_s, self.tried)
             if endpoint is None:
                 break
             self.endpoint = endpoint
             key = endpoint.address, endpoint.port, frontend.protocol
             if key in shared.frontends and leads_back(endpoint, frontend, shared.frontends):
                 self._give_up_endpoint("loop")
+                now_s = shared.clock()
                 continue
             try:
                 self._upstream = shared.dialler.stream(frontend, client, endpoint, self)
@@ -212,11 +219,14 @@ class Connection:
                     self._wait_for_descriptors(error, endpoint, now_s)
                     return
                 self._note_failure(result_of(error.errno or 0))
+                now_s = shared.clock()
                 continue
-            shared.admission.fed(self)
             if self.tried:
-                served.counters.retries += 1
-            timeout_s = served.options.connect_timeout_s or shared.settings.connect_timeout_s
+                self.served.counters.retries += 1
+            if self.next_step_s:  # not the first attempt: it may have waited for a descriptor
+                shared.admission.fed(self)
+            options = pool.backend.options
+            timeout_s = options.connect_timeout_s or shared.settings.connect_timeout_s
             self.next_step_s = min(now_s + timeout_s, self._give_up_s)
             return
         self._close("connect_failed", reset=True)
@@ -228,13 +238,6 @@ class Connection:
         shared.admission.exhausted(error, f"connect to {endpoint}")
         shared.admission.starve(self)
         self.next_step_s = min(now_s + shared.settings.accept_pause_s, self._give_up_s)
-
-    def _on_client_while_dialling(self, events: int) -> None:
-        if events & _FAILED:
-            # Both sides of the client's connection are closed, and we closed neither: a reset.
-            self._close("client_gone", reset=True)
-        else:
-            self._client_events |= events
 
     def _on_dial_events(self, events: int) -> None:
         assert self._upstream is not None
@@ -250,7 +253,7 @@ class Connection:
         self._shared.poller.close(self._upstream)
         self._upstream = None
         self._note_failure(result)
-        self._dial()
+        self._dial(self._shared.clock())
 
     def _note_failure(self, result: "ConnectResult") -> None:
         endpoint, shared = self.endpoint, self._shared
@@ -274,31 +277,32 @@ class Connection:
         self.endpoint = None
 
     def _connected(self, upstream: RawSocket, events: int) -> None:
-        shared, served = self._shared, self.served
+        shared, pool, counters = self._shared, self.served.pool, self.served.counters
         assert self.endpoint is not None
-        served.counters.attempts["ok"] += 1
+        counters.attempts["ok"] += 1
         self.connected_s = now_s = shared.clock()
-        observe(served.counters.connect_times, CONNECT_BOUNDS_S, now_s - self.opened_s)
-        served.pool.connected(self.endpoint)
-        shared.dialled(self)
-        client, workspace, counters = self._client, shared.workspace, served.counters
+        self.next_step_s = math.inf
+        observe(counters.connect_times, CONNECT_BOUNDS_S, now_s - self.opened_s)
+        pool.connected(self.endpoint)
+        client, workspace = self._client, shared.workspace
         to_endpoint = Direction(client, upstream, workspace, counters, is_to_client=False)
         to_client = Direction(upstream, client, workspace, counters, is_to_client=True)
         to_endpoint.back, to_client.back = to_client, to_endpoint
         to_endpoint.owner = to_client.owner = self
-        if served.options.proxy_protocol:
+        if pool.backend.options.proxy_protocol:
             frontend = self.listener.frontend
             host, port = self.client_address[:2]
             to_endpoint.begin_with(header(host, port, frontend.address, frontend.port))
         self.to_endpoint, self.to_client = to_endpoint, to_client
-        shared.poller.hand_over(client.fileno(), to_endpoint)
-        shared.poller.hand_over(upstream.fileno(), to_client)
+        client_fd, upstream_fd = self._client_fd, upstream.fileno()
+        shared.poller.hand_over(client_fd, to_endpoint)
+        shared.poller.hand_over(upstream_fd, to_client)
         if to_endpoint.has_pending:  # the endpoint may wait for it, and the client for the endpoint
             self._pump(to_endpoint)
-        if self.is_open and self._client_events & ~OUT:
-            self.on_relay_events(self._client_events & ~OUT, to_endpoint, to_client)
-        if self.is_open and events & ~OUT:  # the endpoint has spoken first
-            self.on_relay_events(events & ~OUT, to_client, to_endpoint)
+        if self._client_events & ~OUT:
+            to_endpoint.on_events(client_fd, self._client_events)
+        if events & ~OUT:  # the endpoint has spoken first
+            to_client.on_events(upstream_fd, events)
 
     # Relaying
 
@@ -332,22 +336,23 @@ class Connection:
 
     def on_outcome(self, direction: Direction, outcome: Outcome) -> None:
         """Act on how a pump came to an end."""
-        if outcome is Outcome.BLOCKED:
+        if outcome == "blocked":
             return
-        if outcome is Outcome.TURN_OVER:
-            direction.is_waiting = True
-            self._shared.poller.resume(direction)
-        elif outcome is Outcome.ENDED:
+        if outcome == "ended":
             direction.ended = True
             self._pass_on_end(direction)
-        elif outcome is Outcome.SOURCE_LOST:
+        elif outcome == "turn_over":
+            direction.is_waiting = True
+            self._shared.poller.resume(direction)
+        elif outcome == "source_lost":
             self._reset_by(direction.source)
         else:
             direction.ended = True
             self._destination_lost(direction)
 
     def _pass_on_end(self, direction: Direction) -> None:
-        if self._other(direction).ended:
+        back = direction.back
+        if back is None or back.ended:
             self._close("finished")  # closing sends the FIN
             return
         try:
@@ -361,15 +366,10 @@ class Connection:
         A server that answers early and closes resets the rest of the request: its answer waits in
         our receive queue, and with a plain network path the client would have got it.
         """
-        other = self._other(direction)
-        if not (other.ended or other.has_pending):
-            other.pump()
+        back = direction.back
+        if back is not None and not (back.ended or back.has_pending):
+            back.pump()
         self._reset_by(direction.destination)
-
-    def _other(self, direction: Direction) -> Direction:
-        other = self.to_endpoint if direction.is_to_client else self.to_client
-        assert other is not None
-        return other
 
     def _reset_by(self, lost: RawSocket) -> None:
         self._close("client_reset" if lost is self._client else "endpoint_reset", reset=True)
@@ -381,17 +381,24 @@ class Connection:
         if not self.is_open:
             return
         self.is_open = False
-        for direction in (self.to_endpoint, self.to_client):
-            if direction is not None:
-                direction.drop()
-        for sock in (self._client, self._upstream):
-            if sock is not None:
-                if reset:
-                    reset_on_close(sock)
-                self._shared.poller.close(sock)
+        shared, served, to_endpoint, to_client = (
+            self._shared,
+            self.served,
+            self.to_endpoint,
+            self.to_client,
+        )
+        if reset:
+            reset_on_close(self._client)
+            if self._upstream is not None:
+                reset_on_close(self._upstream)
+        shared.poller.close(self._client)
+        if self._upstream is not None:
+            shared.poller.close(self._upstream)
         if self.endpoint is not None:
-            self.served.pool.released(self.endpoint)
-        if self.to_endpoint is not None:
-            duration_s = self._shared.clock() - self.opened_s
-            observe(self.served.counters.durations, DURATION_BOUNDS_S, duration_s)
-        self._shared.ended(self, reason)
+            served.pool.released(self.endpoint)
+        if to_endpoint is not None and to_client is not None:
+            to_endpoint.drop()
+            to_client.drop()
+            duration_s = shared.clock() - self.opened_s
+            observe(served.counters.durations, DURATION_BOUNDS_S, duration_s)
+        shared.ended(self, reason)

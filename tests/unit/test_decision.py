@@ -4,8 +4,11 @@ The scenarios are those that kube-proxy plays through its packet tracer, asked o
 asks `decide`. Expectations follow nftables mode (PARITY sections 4, 5, 7, 8).
 """
 
+from typing import Any
+
 import pytest
 
+from pyproxy.core.decision import decide, decision_for_all
 from pyproxy.model.addresses import parse_cidr
 from tests.support.builders import (
     BLOCKED_CLIENT,
@@ -34,6 +37,7 @@ from tests.support.builders import (
     make_service,
     make_slice,
     make_store,
+    make_table,
     outcome,
     remote,
     with_config,
@@ -376,3 +380,25 @@ def test_an_address_that_is_external_and_load_balancer_ip_has_its_source_ranges(
     )
     assert outcome(store, EXTERNAL, BLOCKED_CLIENT) == "drop SourceNotAllowed"
     assert explained(store, EXTERNAL, CLIENT)["frontend"] == "LoadBalancer"
+
+
+@pytest.mark.parametrize(
+    ("spec", "depends_on_client"),
+    [
+        ({}, set()),
+        ({"internalTrafficPolicy": "Local"}, set()),
+        ({"loadBalancerSourceRanges": RANGES}, {"ExternalIP", "LoadBalancer", "NodePort"}),
+        ({"externalTrafficPolicy": "Local"}, {"ExternalIP", "LoadBalancer", "NodePort"}),
+    ],
+)
+@pytest.mark.parametrize("endpoints", [(local(), remote()), (remote(),), ()])
+def test_what_is_decided_for_all_is_decided_for_each_client(
+    spec: dict[str, Any], depends_on_client: set[str], endpoints: tuple[Any, ...]
+) -> None:
+    service = load_balancer(externalIPs=[EXTERNAL_IP], **spec)
+    table = make_table(service, make_slice(*endpoints))
+    for_all = {key: decision_for_all(frontend) for key, frontend in table.frontends.items()}
+    assert {table.frontends[key].kind for key in for_all if not for_all[key]} == depends_on_client
+    for key, decision in for_all.items():
+        for client in (POD, NODE_IP, CLIENT, BLOCKED_CLIENT, REMOTE, LB_IP):
+            assert decision in {None, decide(table.frontends[key], client, table.node)}
