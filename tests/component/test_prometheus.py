@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -58,6 +59,23 @@ DASHBOARD = {
     "Memory": f"process_resident_memory_bytes{{{KUBE_PROXY}}}",
     "CPU usage": f"rate(process_cpu_seconds_total{{{KUBE_PROXY}}}[5m])",
     "Goroutines": f"go_goroutines{{{KUBE_PROXY}}}",
+}
+
+DASHBOARDS = Path(__file__).parents[2] / "deploy" / "monitoring" / "dashboards"
+# What Grafana puts in for the choices of who looks at them.
+VARIABLES = {
+    "$job": "kube-proxy",
+    "$instance": ".+",
+    "$namespace": "default",
+    "$service": "web",
+    "$__rate_interval": "1m",
+}
+NOTHING_HAPPENED = {
+    "Attempts that failed, by result",
+    "Connections that ended badly, by reason",
+    "Services whose clients are refused",
+    "UDP datagrams by direction",
+    "Watches that broke",
 }
 
 
@@ -134,6 +152,24 @@ async def test_the_queries_of_kube_proxys_dashboard_find_series(prometheus: Prom
         assert await prometheus.until(counted) > 0
     ((_, value),) = await prometheus.answer(DASHBOARD["Rules Sync Rate"])
     assert not math.isnan(value)
+
+
+async def test_each_query_of_our_dashboards_is_understood_and_finds_what_happened(
+    prometheus: Prometheus,
+) -> None:
+    """Those find nothing that ask for what did not happen: UDP, refusals, broken watches."""
+    await prometheus.until(f"rate(pyproxy_connections_closed_total{{{WEB}}}[5s])")
+    for board in sorted(DASHBOARDS.glob("*.json")):
+        empty = set()
+        for panel in json.loads(board.read_text())["panels"]:
+            for target in panel.get("targets", ()):
+                query = target["expr"]
+                for name, value in VARIABLES.items():
+                    query = query.replace(name, value)
+                assert "$" not in query
+                if not await prometheus.query(query):
+                    empty.add(panel["title"])
+        assert empty <= NOTHING_HAPPENED, board
 
 
 async def test_promtool_finds_nothing_wrong_with_a_live_scrape(agent: Agent) -> None:
