@@ -310,7 +310,10 @@ class Agent:
 def steer_settings(numbers: SteeringConfig) -> SteerSettings:
     """The numbers that the configuration gives to steering."""
     return SteerSettings(
-        mark=numbers.mark, route_table=numbers.route_table, rule_priority=numbers.rule_priority
+        mark=numbers.mark,
+        route_table=numbers.route_table,
+        rule_priority=numbers.rule_priority,
+        checks_pods=numbers.check_pod_sources,
     )
 
 

@@ -48,6 +48,13 @@ class Steering(Section, frozen=True):
     rule_priority: Annotated[
         int, Doc("The priority of the rule that names it.", at_least=1, at_most=32765)
     ] = 10249
+    check_pod_sources: Annotated[
+        bool,
+        Doc(
+            "Whether datagrams to Services are dropped that have a pod's address as their source"
+            " and came by another interface than the one that leads to that pod."
+        ),
+    ] = True
 
 
 class Ejection(Section, frozen=True):

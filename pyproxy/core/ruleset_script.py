@@ -1,7 +1,8 @@
 """The fixed part of the table as nft script: its sets, its chains and their rules.
 
 The table has two hooks. In prerouting come packets of pods and of the outside, those that were
-routed to lo, and the replies to sockets of ours that are bound to a client's address. In output
+routed to lo, and the replies to sockets of ours that are bound to a client's address; what is
+steered there is looked at once more for whether its source can be true (chain `sources`). In output
 come packets of the node's own processes. Verdicts are for new connections (5.11), so TCP packets
 without a fresh SYN are told apart:
 
@@ -59,13 +60,44 @@ _SETS = (
 
 _HOOKS = {
     "prerouting": "{ type filter hook prerouting priority mangle; policy accept; }",
+    "sources": "{ type filter hook prerouting priority mangle + 1; policy accept; }",
     "output": "{ type route hook output priority mangle; policy accept; }",
 }
 
+# Sources of a datagram that the sender cannot have, although the node has a way there. The kernel
+# takes those of IPv6 (an answer to :: goes to ::1), and refuses all of these of IPv4, but for
+# 240.0.0.0/4; it knows nothing of virtual IPs: two of them would answer each other without end.
+_IMPOSSIBLE = (
+    "fib saddr type local drop",
+    "ip saddr { 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/3 } drop",
+    "ip6 saddr { ::/127, fe80::/10, ff00::/8 } drop",
+    "ip saddr @cluster-ips4 drop",
+    "ip6 saddr @cluster-ips6 drop",
+    "ip saddr @service-cidrs4 drop",
+    "ip6 saddr @service-cidrs6 drop",
+)
+# Another pod's address: the way back to it does not begin where the datagram came from. (Who writes
+# it in a SYN gets no connection.) Cilium's interfaces are on no way back, and Cilium looks at the
+# source itself. From outside the ways may differ: rp_filter is the setting for those (ip-sysctl).
+_OF_A_POD = tuple(
+    f'meta l4proto udp {ip} saddr @pods{digit} iifname != "lxc*" iifname != "cilium_*"'
+    " fib saddr . iif oif missing drop"
+    for ip, digit in (("ip", 4), ("ip6", 6))
+)
 
-def _chains(mark: int) -> dict[str, tuple[str, ...]]:
+
+def _chains(mark: int, *, checks_pods: bool) -> dict[str, tuple[str, ...]]:
     """The rules of every fixed chain."""
     return {
+        "sources": (
+            # Where route_localnet is on (kube-proxy sets it and leaves it), the node's loopback
+            # would be open to its neighbours, as CVE-2020-8558 says.
+            "iif != lo ip daddr 127.0.0.0/8 drop",
+            f"meta mark & {mark:#x} == 0 accept",
+            "iif lo accept",
+            *_IMPOSSIBLE,
+            *(_OF_A_POD if checks_pods else ()),
+        ),
         "steer": (f"meta mark set meta mark | {mark:#x} accept",),
         "refuse": (
             f"{UNDER_WAY} goto steer",
@@ -119,25 +151,28 @@ def _chains(mark: int) -> dict[str, tuple[str, ...]]:
     }
 
 
-def layout(mark: int) -> str:
+def layout(mark: int, *, checks_pods: bool = True) -> str:
     """The name of an empty chain that tells which fixed part a table was made with."""
-    content = repr((_SETS, _HOOKS, _chains(mark)))
+    content = repr((_SETS, _HOOKS, _chains(mark, checks_pods=checks_pods)))
     return f"{LAYOUT_PREFIX}{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
-def base(mark: int) -> Transaction:
+def base(mark: int, *, checks_pods: bool = True) -> Transaction:
     """Make the fixed part of the table, or put it right again; sets keep their elements."""
-    return _one_step(_base(mark))
+    return _one_step(_base(mark, checks_pods=checks_pods))
 
 
-def fresh(mark: int) -> Transaction:
+def fresh(mark: int, *, checks_pods: bool = True) -> Transaction:
     """Make the table anew, without an element, whatever was there."""
-    return _one_step([f"add table {TABLE}", f"delete table {TABLE}", *_base(mark)])
+    return _one_step(
+        [f"add table {TABLE}", f"delete table {TABLE}", *_base(mark, checks_pods=checks_pods)]
+    )
 
 
-def _base(mark: int) -> list[str]:
-    chains = _chains(mark)
-    lines = [f"add table {TABLE}", f"add chain {TABLE} {layout(mark)}"]
+def _base(mark: int, *, checks_pods: bool) -> list[str]:
+    chains = _chains(mark, checks_pods=checks_pods)
+    name = layout(mark, checks_pods=checks_pods)
+    lines = [f"add table {TABLE}", f"add chain {TABLE} {name}"]
     lines += [f"add {declaration}" for declaration in _SETS]
     lines += [f"add chain {TABLE} {name} {_HOOKS.get(name, '')}".rstrip() for name in chains]
     for name, rules in chains.items():

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 # How exactly idle times are kept.
 _TICK_S = 1.0
+# Linux takes datagrams from this address, and sends what is meant for it to ::1: so this node's
+# loopback would be open to whoever writes it (udpv6_sendmsg).
+_NOBODY = "::"
 
 
 class UdpFrontend:
@@ -127,6 +130,9 @@ class UdpFrontend:
         if flow is None:
             if self.is_retired and not self.has_left:
                 self.counters.dropped["service_gone"] += len(datagrams)
+                return
+            if client[0] == _NOBODY:
+                self.counters.dropped["not_allowed"] += len(datagrams)
                 return
             if server.admission.is_short():
                 server.evict_oldest()

@@ -29,6 +29,7 @@ class SteerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How packets are steered.
 
     mark: the bit of the packet mark that says "to this host"; the other bits are left to others.
+    checks_pods: drop datagrams with a pod's address that the way back to that pod leads past.
     route_table, rule_priority: numbers that nobody else on the host uses. sync_period_s: how often
     to look whether somebody changed what is ours.
     """
@@ -37,6 +38,7 @@ class SteerSettings(msgspec.Struct, frozen=True, kw_only=True):
     route_table: int = 10249
     rule_priority: int = 10249
     sync_period_s: float = 60.0
+    checks_pods: bool = True
 
 
 class NftRunner(Protocol):
@@ -73,7 +75,7 @@ class Steering:
         self._runner = runner
         self._routes = routes
         self._settings = settings
-        self._layout = ruleset_script.layout(settings.mark)
+        self._layout = ruleset_script.layout(settings.mark, checks_pods=settings.checks_pods)
         # None: not known for sure. Rules are compared with those read when they were in order.
         self._applied: Ruleset | None = None
         self._rules: Mapping[str, tuple[str, ...]] = {}
@@ -139,13 +141,14 @@ class Steering:
 
     async def _take_over(self, wanted: Ruleset) -> None:
         """Get from whatever the kernel holds to what is wanted, in one transaction."""
-        mark = self._settings.mark
+        mark, checks_pods = self._settings.mark, self._settings.checks_pods
         found = await self._runner.read()
-        anew = ruleset_script.fresh(mark) + diff(Ruleset(), wanted)
+        anew = ruleset_script.fresh(mark, checks_pods=checks_pods) + diff(Ruleset(), wanted)
         if found is None or found.layout != self._layout:
             await self._commit(anew, wanted)
         else:
-            change = ruleset_script.base(mark) + diff(found.ruleset, wanted)
+            change = ruleset_script.base(mark, checks_pods=checks_pods)
+            change += diff(found.ruleset, wanted)
             try:
                 await self._commit(change, wanted)
             except NftError as fault:

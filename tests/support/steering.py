@@ -86,7 +86,14 @@ class SteeringNode:
     refused: frontends that are not listened on, as after a bind fault.
     """
 
-    def __init__(self, lab: Cluster, *objects: Json, refused: tuple[FrontendKey, ...] = ()) -> None:
+    def __init__(
+        self,
+        lab: Cluster,
+        *objects: Json,
+        refused: tuple[FrontendKey, ...] = (),
+        settings: SteerSettings = SETTINGS,
+    ) -> None:
+        self._settings = settings
         self.host: Host = lab.node
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         with self.host.entered():
@@ -117,7 +124,7 @@ class SteeringNode:
     def restart(self) -> None:
         """Know nothing of what was done before, as a process that has just started."""
         self.planner = Planner()
-        self.steering = Steering(self._nft, new_route(), SETTINGS)
+        self.steering = Steering(self._nft, new_route(), self._settings)
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine to its end, on the node."""
