@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 
 from pyproxy.app import control_explain, control_lists
+from pyproxy.app.control_lists import encoded
 from pyproxy.app.control_parts import Parts
 from pyproxy.app.control_status import status
 from pyproxy.core.target import parse_target
@@ -39,13 +40,14 @@ def routes(parts: Parts) -> dict[tuple[str, str], Handler]:
         return status(parts)
 
     async def get_services(request: web.Request) -> Body:
-        return await control_lists.services(parts, _asked(request))
+        return await control_lists.services(parts, _asked(request), encoded)
 
     async def get_endpoints(request: web.Request) -> Body:
-        return await control_lists.endpoints(parts, _asked(request))
+        return await control_lists.endpoints(parts, _asked(request), encoded)
 
     async def get_connections(request: web.Request) -> Body:
-        return await control_lists.connections(parts, _asked(request, "limit"), _limit(request))
+        asked, limit = _asked(request, "limit"), _limit(request)
+        return await control_lists.connections(parts, asked, limit, encoded)
 
     async def post_explain(request: web.Request) -> Body:
         asked = await _body(request, ExplainRequest)

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
+
+import msgspec
 
 from pyproxy.app.control_parts import Parts
 from pyproxy.app.questions import Told
 from pyproxy.core.near import near, near_texts
 from pyproxy.core.selection import why_not_proxied
-from pyproxy.core.slices import merge
+from pyproxy.core.slices import count, merge
 from pyproxy.metrics import ServicePortCounters
 from pyproxy.model.addresses import join_host_port
 from pyproxy.model.endpoint import Endpoint
@@ -26,14 +28,29 @@ _MAX_TOLD = 200_000
 _T = TypeVar("_T")
 Row = dict[str, Any]
 _Key = tuple[ServicePortName, tuple[str, int]]
+_Keep = Callable[[Row], Any]
+_NOTHING = ServicePortCounters()
+_encoder = msgspec.json.Encoder()
 
 
-async def services(parts: Parts, of: ServiceName | None) -> dict[str, Any]:
-    """The answer to GET /services: a row for each Service port, and one for what has no port."""
-    rows: list[Row] = []
+def _whole(row: Row) -> Row:
+    return row
+
+
+def encoded(row: Row) -> msgspec.Raw:
+    """A row as it is sent: many of them wake no collector, and the answer is made at once."""
+    return msgspec.Raw(_encoder.encode(row))
+
+
+async def services(parts: Parts, of: ServiceName | None, keep: _Keep = _whole) -> dict[str, Any]:
+    """The answer to GET /services: a row for each Service port, and one for what has no port.
+
+    keep: makes what stands in the answer of a row; so of the other lists.
+    """
+    rows: list[Any] = []
     counters = dict(parts.metrics.service_ports())
     async for service in _in_turns(_wanted(parts, of)):
-        rows += service_rows(parts, service, counters)
+        rows += map(keep, service_rows(parts, service, counters))
     return {"services": rows}
 
 
@@ -47,54 +64,54 @@ def service_rows(
     by_port = _by_port(parts.store.frontends_of(service.key))
     names = [ServicePortName(*service.key, port.name, port.protocol) for port in service.ports]
     return [
-        _service_row(
-            parts, service, port, by_port.get(name, []), counters.get(name) or ServicePortCounters()
-        )
+        _service_row(parts, service, port, by_port.get(name, ()), counters.get(name, _NOTHING))
         for name, port in zip(names, service.ports, strict=True)
     ]
 
 
-async def endpoints(parts: Parts, of: ServiceName | None) -> dict[str, Any]:
+async def endpoints(parts: Parts, of: ServiceName | None, keep: _Keep = _whole) -> dict[str, Any]:
     """The answer to GET /endpoints: a row for each endpoint of each Service port, used or not."""
     wanted = _wanted(parts, of)
     told = await parts.forwarding.live("endpoints", of, _MAX_TOLD)
     live = _Live(told)
-    rows: list[Row] = []
+    rows: list[Any] = []
     total = 0
     async for service in _in_turns(wanted):
         for backend in _backends(parts.store.frontends_of(service.key)):
-            found = _endpoints(parts, backend)
-            total += len(found)
+            total += _count(parts, backend)[0]
             room = MAX_ROWS - len(rows)
-            rows += [_endpoint_row(backend, endpoint, live) for endpoint in found[:room]]
+            if room:
+                found = _endpoints(parts, backend)[:room]
+                rows += [keep(_endpoint_row(backend, endpoint, live)) for endpoint in found]
     return {"endpoints": rows, "total": total, "complete": told.is_whole and total == len(rows)}
 
 
-async def connections(parts: Parts, of: ServiceName | None, limit: int) -> dict[str, Any]:
+async def connections(
+    parts: Parts, of: ServiceName | None, limit: int, keep: _Keep = _whole
+) -> dict[str, Any]:
     """The answer to GET /connections: TCP connections and UDP flows."""
     _wanted(parts, of)
     told = await parts.forwarding.live("connections", of, limit)
     pods: dict[ServiceName, dict[str, str]] = {}
-    rows: list[Row] = []
+    rows: list[Any] = []
     async for one in _in_turns(told.connections[:limit]):
         service = one.service_port.service
         if service not in pods:
             slices = parts.store.slices_of(service)
             pods[service] = {e.address: e.pod for s in slices for e in s.endpoints if e.pod}
-        rows.append(
-            {
-                **_names(one.service_port),
-                "client": join_host_port(*one.client),
-                "frontend": join_host_port(*one.frontend),
-                "endpoint": one.endpoint and join_host_port(*one.endpoint),
-                "pod": pods[service].get(one.endpoint[0], "") if one.endpoint else "",
-                "connected": one.is_connected,
-                "age_seconds": _rounded(one.age_s),
-                "idle_seconds": _rounded(one.idle_s),
-                "bytes_to_endpoint": one.bytes_to_endpoint,
-                "bytes_to_client": one.bytes_to_client,
-            }
-        )
+        row = {
+            **_names(one.service_port),
+            "client": join_host_port(*one.client),
+            "frontend": join_host_port(*one.frontend),
+            "endpoint": one.endpoint and join_host_port(*one.endpoint),
+            "pod": pods[service].get(one.endpoint[0], "") if one.endpoint else "",
+            "connected": one.is_connected,
+            "age_seconds": _rounded(one.age_s),
+            "idle_seconds": _rounded(one.idle_s),
+            "bytes_to_endpoint": one.bytes_to_endpoint,
+            "bytes_to_client": one.bytes_to_client,
+        }
+        rows.append(keep(row))
     is_complete = told.is_whole and len(rows) == told.total
     return {"connections": rows, "total": told.total, "complete": is_complete}
 
@@ -148,22 +165,24 @@ def _service_row(
     parts: Parts,
     service: Service,
     port: ServicePort,
-    frontends: list[Frontend],
+    frontends: Collection[Frontend],
     counters: ServicePortCounters,
 ) -> Row:
-    name = ServicePortName(service.namespace, service.name, port.name, port.protocol)
     backends = _backends(frontends)
-    found = [endpoint for backend in backends for endpoint in _endpoints(parts, backend)]
+    counts = [_count(parts, backend) for backend in backends]
     return {
-        **_names(name),
+        "namespace": service.namespace,
+        "name": service.name,
+        "port": port.name,
+        "protocol": port.protocol,
         "type": service.type,
         "not_proxied": None,
         "number": port.port,
         "frontends": [_frontend(parts, frontend) for frontend in frontends],
         "endpoints": {
-            "total": len(found),
-            "ready": sum(endpoint.ready for endpoint in found),
-            "usable": sum(len({*b.cluster, *b.local}) for b in backends),
+            "total": sum([total for total, _ in counts]),
+            "ready": sum([ready for _, ready in counts]),
+            "usable": sum([_count_usable(backend) for backend in backends]),
         },
         "connections": {
             "active": counters.active,
@@ -209,10 +228,23 @@ def _frontend(parts: Parts, frontend: Frontend) -> Row:
 
 
 def _endpoints(parts: Parts, backend: Backend) -> tuple[Endpoint, ...]:
-    name = backend.name
-    port = ServicePort(name.port, name.protocol, 0)  # its number is never looked at
-    slices = parts.store.slices_of(name.service)
-    return merge(slices, port, backend.family, parts.store.table().node.name)
+    slices = parts.store.slices_of(backend.name.service)
+    return merge(slices, _port(backend), backend.family, parts.store.table().node.name)
+
+
+def _count(parts: Parts, backend: Backend) -> tuple[int, int]:
+    """How many endpoints, and how many that are ready."""
+    return count(parts.store.slices_of(backend.name.service), _port(backend), backend.family)
+
+
+def _port(backend: Backend) -> ServicePort:
+    return ServicePort(backend.name.port, backend.name.protocol, 0)  # its number is never looked at
+
+
+def _count_usable(backend: Backend) -> int:
+    if not backend.local or not backend.cluster:
+        return len(backend.local) + len(backend.cluster)
+    return len({*backend.cluster, *backend.local})
 
 
 def _endpoint_row(backend: Backend, endpoint: Endpoint, live: "_Live") -> Row:

@@ -34,9 +34,11 @@ def ask(
 
     Raises NoAgentError and RefusedError.
     """
+    import gc
     import http.client
     import json
 
+    gc.set_threshold(100_000)  # to look at 10,000 rows for garbage takes as long as to read them
     connection = http.client.HTTPConnection("pyproxy")
     connection.sock = _connected(path)
     try:

@@ -3,8 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyproxy.cli import control_client
 from pyproxy.cli.paint import Cell, Paint, duration, lines, size
@@ -18,8 +17,7 @@ exit status: 0 answered; 1 there is no such Service; 2 no agent answers, or wron
 """
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column: how it is called, what stands in it, whether only the wide table has it.
 
     sort: what it is sorted by, where that is not what stands in it; numbers with the most first.
@@ -31,8 +29,7 @@ class Column:
     is_wide: bool = False
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """One of the commands."""
 
     name: str
@@ -79,7 +76,13 @@ def _usable(row: Row) -> str:
 
 
 def _failed(row: Row) -> int:
-    return sum(count for result, count in row["connect_attempts"].items() if result != "ok")
+    attempts: dict[str, int] = row["connect_attempts"]
+    return sum(attempts.values()) - attempts.get("ok", 0)
+
+
+def _failures(row: Row) -> str:
+    failed = _failed(row)
+    return Cell(failed, "warn") if failed else "0"
 
 
 def _state(row: Row) -> str:
@@ -110,7 +113,7 @@ SERVICES = Listing(
             lambda row: str(row["connections"]["opened"]),
             lambda row: row["connections"]["opened"],
         ),
-        Column("FAILED", lambda row: Cell(_failed(row), "warn" if _failed(row) else ""), _failed),
+        Column("FAILED", _failures, _failed),
         _bytes("bytes_to_endpoint", "SENT"),
         _bytes("bytes_to_client", "RECEIVED"),
         Column("TYPE", lambda row: row["type"], is_wide=True),

@@ -14,11 +14,11 @@ class Paint:
     def __init__(self, out: TextIO | None = None) -> None:
         out = sys.stdout if out is None else out
         is_wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        self._has_colours = is_wanted and out.isatty()
+        self.has_colours = is_wanted and out.isatty()
 
     def __call__(self, text: str, kind: str) -> str:
         """The text in the colour of a kind: good, bad, warn, dim, bold; "" for none."""
-        if not self._has_colours or not kind or not text:
+        if not self.has_colours or not kind or not text:
             return text
         return f"\x1b[{_CODES[kind]}m{text}\x1b[0m"
 
@@ -37,10 +37,19 @@ class Cell(str):
 
 
 def lines(head: Sequence[str], rows: Sequence[Sequence[str]], paint: Paint) -> list[str]:
-    """The rows under their head, in columns as wide as they need; numbers to the right."""
+    """The rows under their head, in columns as wide as they need; numbers to the right.
+
+    Without colours in a third of the time: what asks for 10,000 rows is mostly a pipe.
+    """
     columns = list(zip(head, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    is_number = [bool(rows) and all(_is_number(word) for word in column[1:]) for column in columns]
+    is_number = [bool(rows) and all(map(_is_number, set(column[1:]))) for column in columns]
+    if not paint.has_colours:
+        plain = "  ".join(
+            f"{{:{'>' if is_right else '<'}{width}}}"
+            for width, is_right in zip(widths, is_number, strict=True)
+        )
+        return [plain.format(*row).rstrip() for row in (head, *rows)]
     table = [[Cell(word, "bold") for word in head], *rows]
     told = []
     for row in table:

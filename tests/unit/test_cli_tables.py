@@ -1,6 +1,7 @@
 """What lists show: columns, numbers as people read them, states, and rates between readings."""
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -133,3 +134,23 @@ def test_rates_are_of_the_time_between_two_readings() -> None:
     assert second[0] == "default/new"
     assert second[2] == "0.0"
     assert len(rates.table(2)) == 2
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_table_reads_the_same_with_colours_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    head = ("NAME", "COUNT", "NOTE")
+    rows = [
+        ("a", "10", Cell("bad", "bad")),
+        ("longer", Cell("-", "dim"), ""),
+        ("b", "9", "x {} %s"),
+    ]
+    painted = lines(head, rows, Paint(_Terminal()))
+    plain = lines(head, rows, PLAIN)
+    assert painted != plain
+    assert [re.sub(r"\x1b\[\d+m", "", line).rstrip() for line in painted] == plain

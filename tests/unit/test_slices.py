@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from pyproxy.core.slices import merge
+from pyproxy.core.slices import count, merge
 from pyproxy.model.endpoint import Endpoint, EndpointSlice
 from pyproxy.model.service import ServicePort
 from tests.support.builders import FAILED, LEAVING, Json, endpoint_slice, make_endpoint
@@ -131,3 +131,23 @@ def test_an_endpoint_keeps_what_its_slice_says() -> None:
             node_name="node-2",
         ),
     )
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [
+        [],
+        [endpoint_slice("10.0.0.1", make_endpoint("10.0.0.2", **FAILED), name="a")],
+        [endpoint_slice("10.0.0.1", make_endpoint("10.0.0.1", **FAILED), name="a")],  # twice in one
+        [endpoint_slice("10.0.0.1", name="a"), endpoint_slice("10.0.0.1", "10.0.0.2", name="b")],
+        [endpoint_slice("10.0.0.1", name="a", ports=[{"name": "other", "port": 80}])],
+        [endpoint_slice("10.0.0.1", ports=[{"name": "http", "port": n} for n in (80, 81)])],
+        [
+            endpoint_slice("fd00::1", name="a", address_type="IPv6"),
+            endpoint_slice("10.0.0.1", name="b"),
+        ],
+    ],
+)
+def test_counting_finds_what_merging_finds(slices: list[EndpointSlice]) -> None:
+    found = merge(slices, HTTP, "IPv4", "")
+    assert count(slices, HTTP, "IPv4") == (len(found), sum(e.ready for e in found))
