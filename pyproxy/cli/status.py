@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from pyproxy.cli import control_client
+from pyproxy.cli import control_client, same_container
 from pyproxy.cli.paint import Paint, duration, size
 
 _EXIT = {"healthy": 0, "degraded": 1, "down": 2}
@@ -31,7 +31,7 @@ def register(commands: Any) -> None:
     command.add_argument(
         "--serving",
         action="store_true",
-        help="ask only whether it takes clients: what a pod's startup probe wants to know",
+        help="ask only whether the agent of this container takes clients: for a startup probe",
     )
     control_client.add_socket(command)
     command.set_defaults(main=main)
@@ -40,6 +40,8 @@ def register(commands: Any) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Print the status; the exit status says it too."""
     answer = control_client.ask(arguments.control_socket, "GET", "/status")
+    if arguments.serving:
+        same_container.check(arguments.control_socket)
     if arguments.output == "json":
         import json
 

@@ -234,6 +234,17 @@ def test_a_taken_port_degrades(tmp_path: Path) -> None:
         assert "another process listens there" in made.run("explain", "default/web").stdout
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
+def test_a_startup_probe_asks_the_agent_of_its_own_container_only(own: Served) -> None:
+    status = [sys.executable, "-m", "pyproxy", "status", "--serving"]
+    status += ["--control-socket", str(own.path)]
+    elsewhere = ["unshare", "--pid", "--fork", *status]
+    assert subprocess.run(status, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    done = subprocess.run(elsewhere, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is of another container" in done.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [

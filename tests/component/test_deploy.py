@@ -115,14 +115,12 @@ def test_the_new_agent_of_a_node_may_come_before_the_old_one_goes(place: str) ->
     # (kubernetes, pkg/apis/core/v1/defaults.go, SetDefaults_HostNetwork).
     assert pod_of(place)["hostNetwork"]
     assert "ports" not in container_of(place)
-    # Each has a control socket of its own, by which the startup probe asks the right one.
+    # The new one finds the old one at its control socket, and takes over.
     (run,) = [volume for volume in pod_of(place)["volumes"] if volume["name"] == "run"]
-    assert "emptyDir" in run
-    assert container_of(place)["startupProbe"]["exec"]["command"] == [
-        "pyproxy",
-        "status",
-        "--serving",
-    ]
+    assert run["hostPath"] == {"path": "/run/pyproxy", "type": "DirectoryOrCreate"}
+    # Until then it must not count as ready, whoever answers on the health port.
+    probe = container_of(place)["startupProbe"]["exec"]["command"]
+    assert probe == ["pyproxy", "status", "--serving"]
 
 
 @pytest.mark.parametrize("place", AGENTS)
@@ -135,7 +133,7 @@ def test_it_may_do_little(place: str) -> None:
     assert not security["privileged"]
     assert not security["allowPrivilegeEscalation"]
     assert not {"hostPID", "hostIPC", "initContainers"} & pod.keys()
-    assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+    assert [v["name"] for v in pod["volumes"] if "hostPath" in v] == ["run"]
 
 
 @pytest.mark.parametrize("place", AGENTS)
@@ -218,7 +216,7 @@ async def test_without_a_right_that_it_needs_the_agent_says_which(tmp_path: Path
     granted = set(permissions(of_kind(rendered("base"), "ClusterRole")["rules"]))
     granted.remove(Permission("discovery.k8s.io", "endpointslices", "watch"))
     async with FakeApiServer() as api, AuthorizedApi(api.url, granted) as gate:
-        with pytest.raises(ApiError, match=r"may not watch endpointslices .*add to its ClusterRole"):
+        with pytest.raises(ApiError, match=r"may not watch endpointslices .*ClusterRole"):
             async with agents.running(_watching(gate.url, tmp_path)):
                 await asyncio.Event().wait()
 
