@@ -19,6 +19,7 @@ from pyproxy.app import config_file, control, privileges, ui
 from pyproxy.app.access_log import AccessLog, AccessLogSettings
 from pyproxy.app.control_parts import Parts
 from pyproxy.app.descriptors import raise_descriptor_limit
+from pyproxy.app.endpoint_counts import tell_endpoints
 from pyproxy.app.faults import cause_of
 from pyproxy.app.forwarding import Forwarding, InProcess
 from pyproxy.app.loops import loop_factory
@@ -39,6 +40,7 @@ from pyproxy.forward.records import Ends, EndsSettings
 from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.source import FIRST_PORT, LAST_PORT
 from pyproxy.metrics import Exposition, Metrics
+from pyproxy.metrics.endpoint_series import EndpointSeries
 from pyproxy.model.events import Event
 from pyproxy.ops import control as control_socket
 from pyproxy.ops import web
@@ -66,6 +68,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     all.
     workers: processes that forward; 0: this one does. worker_patience_s: how long one may take to
     answer before it is killed, and replaced.
+    access_log: what is written of connections. endpoint_series: the most series of endpoints; 0:
+    there are none.
     metrics, health, page: where their HTTP ports listen; page: None for none, and page_hosts are
     further names that it may be asked for by. kubeproxy_metrics: whether kube-proxy's names
     are shown as well. control_sockets: the places for the control
@@ -85,6 +89,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     worker_patience_s: float = 10.0
     log_format: Literal["text", "json"] = "text"
     access_log: AccessLogSettings = AccessLogSettings()
+    endpoint_series: int = 0
     steer: SteerSettings | None = None
     metrics: HostPort = HostPort("127.0.0.1", 10249)
     health: HostPort = HostPort("0.0.0.0", 10256)  # noqa: S104  probes and load balancers ask it
@@ -166,7 +171,11 @@ class Agent:
 
     def _make_forwarder(self) -> Forwarding:
         settings = self._settings
-        ends_settings = EndsSettings(access=settings.access_log.rules)
+        ends_settings = EndsSettings(
+            access=settings.access_log.rules, counts_endpoints=settings.endpoint_series > 0
+        )
+        if settings.endpoint_series:
+            self.metrics.endpoint_series = EndpointSeries(settings.endpoint_series)
         if settings.workers:
             workers = WorkersSettings(
                 count=settings.workers,
@@ -179,8 +188,11 @@ class Agent:
             return Workers(workers, self.metrics, self._access_log.add)
         ends = Ends(ends_settings, random.random, time.monotonic)
         self._access_log.take = ends.take
+        report = partial(tell_endpoints, ends, self.metrics)
         balancer, clock = Balancer(random.random), time.monotonic
-        return InProcess(Forwarder(settings.forward, balancer, self.metrics, clock, ends=ends))
+        return InProcess(
+            Forwarder(settings.forward, balancer, self.metrics, clock, ends=ends), report
+        )
 
     def _make_source(self) -> ManifestSource | ApiServerSource:
         if self._settings.manifests:

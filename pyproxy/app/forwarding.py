@@ -1,13 +1,15 @@
 """What the agent asks of its data plane, be that in its own process or in workers."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from pyproxy.app.questions import Told, What, tell
 from pyproxy.forward.forwarder import Forwarder
 from pyproxy.model.service import ServiceName
 from pyproxy.model.table import FrontendKey, VipTable
+
+_REPORT_INTERVAL_S = 0.5
 
 
 class Forwarding(Protocol):
@@ -54,10 +56,13 @@ class Forwarding(Protocol):
 
 
 class InProcess:
-    """A forwarder in the agent's own process."""
+    """A forwarder in the agent's own process. report: is called now and then."""
 
-    def __init__(self, forwarder: Forwarder) -> None:
+    def __init__(
+        self, forwarder: Forwarder, report: Callable[[Forwarder], None] | None = None
+    ) -> None:
         self._forwarder = forwarder
+        self._report = report
         self.is_listening = forwarder.is_listening
         self.listening = forwarder.listening
         self.bind_faults = forwarder.bind_faults
@@ -90,5 +95,8 @@ class InProcess:
         """There is no other process."""
 
     async def run(self) -> None:
-        """Wait: it goes by itself."""
-        await asyncio.Event().wait()
+        """Report; all else goes by itself."""
+        while True:
+            await asyncio.sleep(_REPORT_INTERVAL_S)
+            if self._report is not None:
+                self._report(self._forwarder)

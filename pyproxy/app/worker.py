@@ -33,6 +33,7 @@ from pyproxy.app.worker_wire import (
     Counts,
     Done,
     Drain,
+    EndpointCounts,
     Hello,
     LogLevel,
     Ping,
@@ -97,6 +98,7 @@ class Worker:
         self._pins: deque[Pin] = deque(maxlen=_MAX_PINS)
         self._pins_dropped = 0
         self._records_dropped = 0
+        self._endpoints_told = EndpointCounts([], [])
         self._vitals: Vitals | None = None
         self._drain_timeout_s = hello.drain_timeout_s
         self._leaving: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -156,6 +158,7 @@ class Worker:
         self._forwarder.close()
         self._send_counts()
         self._send_records()
+        self._send_endpoint_counts(is_last=True)
         self._memory.close()
 
     def _serve(self, message: Table) -> None:
@@ -214,6 +217,7 @@ class Worker:
             self._vitals = vitals_now(self._clock() - due_s)
             self._forwarder.count_ejected()
             self._send_records()
+            self._send_endpoint_counts()
             for part in self._counts.service_ports():
                 if part:
                     self._send_part(part)
@@ -242,6 +246,17 @@ class Worker:
             self._vitals,
         )
         self._channel.send(frame(counts))
+
+    def _send_endpoint_counts(self, *, is_last: bool = False) -> None:
+        """Tell what was counted of endpoints, if that is wanted, and differs from the last time."""
+        endpoints = self._ends.endpoints
+        if endpoints is None or not (is_last or endpoints.is_due(self._clock())):
+            return
+        if self._channel.has_room:
+            counts = EndpointCounts(endpoints.take(), self._forwarder.live.in_use())
+            if counts.ended or counts.live != self._endpoints_told.live:
+                self._endpoints_told = counts
+                self._channel.send(frame(counts))
 
     def _send_records(self) -> None:
         """Tell what has ended, unless the agent does not keep up."""

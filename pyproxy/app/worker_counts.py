@@ -12,7 +12,7 @@ from pyproxy.metrics import DATA_PLANE, GAUGES, Metrics, ServicePortCounters
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-    from pyproxy.app.worker_wire import Counts
+    from pyproxy.app.worker_wire import Counts, EndpointCounts
     from pyproxy.model.reasons import CloseReason
     from pyproxy.model.service import ServicePortName
 
@@ -132,9 +132,17 @@ class CountsSum:
                     held = open_.setdefault(name, Counter())
                     held[gauge] += change
 
+    def add_endpoints(self, worker: int, counts: "EndpointCounts") -> None:
+        """Add what a worker counted of endpoints."""
+        series = self._metrics.endpoint_series
+        if series is not None:
+            series.add(worker, counts.ended, counts.live, self._metrics.knows)
+
     def lost(self, worker: int) -> int:
         """Close what a worker had open that has died; return how many connections and flows."""
         lost = 0
+        if self._metrics.endpoint_series is not None:
+            self._metrics.endpoint_series.lost(worker)
         for name, held in self._open.pop(worker, {}).items():
             counters = self._metrics.service_port(name)
             for gauge, value in held.items():

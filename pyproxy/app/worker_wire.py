@@ -14,6 +14,7 @@ import msgspec
 
 from pyproxy.app.worker_table import WireFrontend
 from pyproxy.core.affinity import Pin
+from pyproxy.forward.endpoint_counts import EndpointCount
 from pyproxy.forward.live import LiveConnection, LiveEndpoint
 from pyproxy.forward.records import EndsSettings
 from pyproxy.forward.settings import ForwardSettings
@@ -150,6 +151,16 @@ class Records(_Message, frozen=True):
     left_out: int
 
 
+class EndpointCounts(_Message, frozen=True):
+    """By endpoint: what connections came to that have ended since the last such message, or live.
+
+    A connection is in one of both.
+    """
+
+    ended: list[EndpointCount]
+    live: list[EndpointCount]
+
+
 class Answer(_Message, frozen=True):
     """A part of the answer to a question. total: how many there are, told or not."""
 
@@ -161,7 +172,7 @@ class Answer(_Message, frozen=True):
 
 
 ToWorker = Hello | Table | Retire | Ping | StopListening | Pins | Drain | Stop | LogLevel | Ask
-ToAgent = Done | Counts | Records | Pins | Answer
+ToAgent = Done | Counts | EndpointCounts | Records | Pins | Answer
 Order = Table | Retire | Ping | StopListening
 
 _encoder = msgspec.msgpack.Encoder()

@@ -27,6 +27,7 @@ from pyproxy.app.worker_wire import (
     Counts,
     Done,
     Drain,
+    EndpointCounts,
     LogLevel,
     Order,
     Ping,
@@ -254,6 +255,8 @@ class Workers:
                 self._questions.told(
                     part.question, worker.number, part.total, *rows, is_last=part.is_last
                 )
+            case EndpointCounts():
+                self._sum.add_endpoints(worker.number, message)
             case Records():
                 self._on_ended(message.ended, message.left_out)
             case Pins(pins=pins):

@@ -299,7 +299,13 @@ PROCESS = (
     Flag("log-level", ("pyproxy.log_level",), "from which level on (info)", choices=_LEVELS),
     Flag("log-format", ("pyproxy.log_format",), "of the log (text)", choices=("text", "json")),
 )
-ACCESS_LOG = (
+OBSERVED = (
+    Flag(
+        "metrics-detail",
+        ("pyproxy.metrics_detail",),
+        "of what /metrics has series: each service port, or each endpoint as well (service)",
+        choices=("service", "endpoint"),
+    ),
     Flag(
         "access-log",
         ("pyproxy.access_log.mode",),
@@ -336,7 +342,7 @@ def apply(configuration: "Configuration", arguments: argparse.Namespace) -> "Con
     from pyproxy.config import kubeproxy, own
 
     faults: list[str] = []
-    for flag in (*NODE, *FORWARDING, *PROCESS, *ACCESS_LOG, VERBOSITY):
+    for flag in (*NODE, *FORWARDING, *PROCESS, *OBSERVED, VERBOSITY):
         text = getattr(arguments, flag.name.replace("-", "_"))
         if text is None:
             continue

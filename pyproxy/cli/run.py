@@ -57,7 +57,7 @@ def register(commands: Any) -> None:
     flags.add(forwarding, flags.FORWARDING)
     process = command.add_argument_group("process")
     flags.add(process, flags.PROCESS)
-    flags.add(process, flags.ACCESS_LOG)
+    flags.add(process, flags.OBSERVED)
     process.add_argument("-v", metavar="N", help=flags.VERBOSITY.help)
     process.add_argument(
         "--loop",
@@ -118,6 +118,7 @@ def settings(arguments: argparse.Namespace, configuration: "Configuration") -> "
         workers=_workers(own.workers),
         log_format=configuration.log_format,
         access_log=_access_log(configuration.access_log),
+        endpoint_series=own.metrics_max_series if own.metrics_detail == "endpoint" else 0,
         steer=steer_settings(own.steering) if is_steered else None,
         metrics=configuration.metrics,
         kubeproxy_metrics=own.kubeproxy_metrics,
@@ -144,7 +145,7 @@ def _access_log(asked: "AccessLog") -> "AccessLogSettings":
     rules = AccessRules(
         mode=asked.mode, sample=asked.sample, records_per_second=asked.records_per_second
     )
-    return AccessLogSettings(rules=rules, format=asked.format or "text", path=asked.path)
+    return AccessLogSettings(rules=rules, format=asked.format or "text", path=asked.path or None)
 
 
 def _control_sockets(wanted: str | None) -> tuple[str, ...]:

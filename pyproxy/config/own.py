@@ -231,6 +231,18 @@ class PyproxyConfiguration(Section, frozen=True):
             " its dashboards work."
         ),
     ] = True
+    metrics_detail: Annotated[
+        Literal["service", "endpoint"],
+        Doc("Whether /metrics also has series of each endpoint, or of each Service port only."),
+    ] = "service"
+    metrics_max_series: Annotated[
+        int,
+        Doc(
+            "The most series of endpoints; each has 5. Further endpoints are left out, and counted"
+            " in pyproxy_endpoints_without_series.",
+            at_least=1,
+        ),
+    ] = 10_000
     access_log: AccessLog = AccessLog()
     log_format: Annotated[
         Literal["text", "json"] | None,

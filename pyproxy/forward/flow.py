@@ -49,6 +49,7 @@ class UdpFlow(Flow):
     _unanswered: the last datagrams, until the first answer.
     _attempts: how often it was given an endpoint. _why_lost: what a datagram that cannot be sent
         now is lost for.
+    bytes_of_others: those to and from the endpoints that it has left.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class UdpFlow(Flow):
         "_sock",
         "_unanswered",
         "_why_lost",
+        "bytes_of_others",
         "bytes_to_client",
         "bytes_to_endpoint",
         "datagrams_to_client",
@@ -92,6 +94,7 @@ class UdpFlow(Flow):
         self.opened_s = self.last_s
         self.datagrams_to_endpoint = self.bytes_to_endpoint = 0
         self.datagrams_to_client = self.bytes_to_client = 0
+        self.bytes_of_others = (0, 0)
 
     def __str__(self) -> str:
         return f"a flow of {self._client[0]} to {self._frontend.frontend}"
@@ -100,6 +103,17 @@ class UdpFlow(Flow):
     def service_port(self) -> "ServicePortName":
         """The Service port that it is a flow of."""
         return self._frontend.frontend.backend.name
+
+    @property
+    def endpoint_key(self) -> "EndpointKey | None":
+        """Address and port of its endpoint; None when it has none."""
+        endpoint = self._endpoint
+        return None if endpoint is None else (endpoint.address, endpoint.port)
+
+    @property
+    def refused(self) -> "set[EndpointKey]":
+        """The endpoints that have refused since the last answer."""
+        return self._refused
 
     def row(self, now_s: float) -> LiveConnection | None:
         """Tell of it; None when it has ended."""
@@ -112,6 +126,7 @@ class UdpFlow(Flow):
             (frontend.address, frontend.port),
             (self._endpoint.address, self._endpoint.port),
             is_connected=self.is_replied,
+            age_s=now_s - self.opened_s,
             idle_s=now_s - self.last_s,
             bytes_to_endpoint=self.bytes_to_endpoint,
             bytes_to_client=self.bytes_to_client,
@@ -326,7 +341,9 @@ class UdpFlow(Flow):
         if old_sock is not None and old_endpoint is not None:
             self._server.poller.close(old_sock)
             old_pool.released(old_endpoint)
-            self._counters.flows_moved += old_endpoint != self._endpoint
+            if old_endpoint != self._endpoint:
+                self._counters.flows_moved += 1
+                self._server.tell_move(self, (old_endpoint.address, old_endpoint.port))
         return True
 
     def _connect(self) -> bool:

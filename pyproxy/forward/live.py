@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pyproxy.forward.endpoint_counts import EndpointCount, in_use
 from pyproxy.model.service import ServiceName, ServicePortName
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class LiveConnection(msgspec.Struct, frozen=True, array_like=True):
     """A TCP connection, or a UDP flow. Addresses come with their port.
 
     endpoint: None before one was picked. is_connected: whether the endpoint has answered.
-    What is not kept is None: age and bytes of a flow, how long a connection has been silent.
+    idle_s: of a flow; None of a connection, as that is not kept.
     """
 
     service_port: ServicePortName
@@ -33,10 +34,10 @@ class LiveConnection(msgspec.Struct, frozen=True, array_like=True):
     frontend: tuple[str, int]
     endpoint: tuple[str, int] | None
     is_connected: bool
-    age_s: float | None = None
+    age_s: float
+    bytes_to_endpoint: int
+    bytes_to_client: int
     idle_s: float | None = None
-    bytes_to_endpoint: int | None = None
-    bytes_to_client: int | None = None
 
 
 class LiveEndpoint(msgspec.Struct, frozen=True, array_like=True):
@@ -92,6 +93,13 @@ class Live:
                     yield LiveEndpoint(pool.backend.name, key, live.get(key, 0), ejected_s)
 
         return len(pools), rows()
+
+    def in_use(self) -> list[EndpointCount]:
+        """What the live connections have come to, by endpoint; at once, so that it is one moment's.
+
+        Ten thousand of them take about 10 ms: only for who asked for it.
+        """
+        return in_use(self._connections.live(), self._udp.flows)
 
 
 def _connection(connection: "Connection", now_s: float) -> LiveConnection:

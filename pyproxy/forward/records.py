@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pyproxy.core.access_log import AccessRules, Choice, told_reasons
+from pyproxy.forward.endpoint_counts import EndpointCounts
 from pyproxy.model.ended import MOST_FAILED, Ended
 
 if TYPE_CHECKING:
@@ -25,13 +26,16 @@ _MOST = 10_000
 
 
 class EndsSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be told of ends."""
+    """What is to be told of ends. counts_endpoints: also what each endpoint's come to."""
 
     access: AccessRules = AccessRules()
+    counts_endpoints: bool = False
 
 
 class Ends:
     """Takes note of ends. told: the reasons for which it has to be called at all.
+
+    endpoints: what came to each; None when nobody asks.
 
     draw: random, >= 0 and < 1. clock: monotonic, in seconds.
     """
@@ -39,7 +43,9 @@ class Ends:
     def __init__(
         self, settings: EndsSettings, draw: "Callable[[], float]", clock: "Callable[[], float]"
     ) -> None:
-        self.told = told_reasons(settings.access.mode)
+        is_counted = settings.counts_endpoints
+        self.told = told_reasons("all" if is_counted else settings.access.mode)
+        self.endpoints = EndpointCounts() if is_counted else None
         self._choice = Choice(settings.access, draw)
         self._clock = clock
         self._records: list[Ended] = []
@@ -54,6 +60,8 @@ class Ends:
 
     def connection(self, connection: "Connection", reason: str) -> None:
         """Note the end of a TCP connection."""
+        if self.endpoints is not None:
+            self.endpoints.connection(connection)
         name, now_s = connection.served.pool.backend.name, self._clock()
         if not self._choice.tells(name, reason, now_s):
             return
@@ -85,6 +93,8 @@ class Ends:
 
     def flow(self, flow: "UdpFlow", reason: str) -> None:
         """Note the end of a UDP flow, or the first datagrams of one that could not begin."""
+        if self.endpoints is not None:
+            self.endpoints.flow(flow)
         now_s = self._clock()
         if self._choice.tells(flow.service_port, reason, now_s):
             self._add(flow.ended(reason, now_s))

@@ -25,6 +25,7 @@ from pyproxy.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from pyproxy.core.affinity import EndpointKey
     from pyproxy.forward.records import Ends
     from pyproxy.model.reasons import FlowEnd
     from pyproxy.model.table import Frontend, FrontendKey
@@ -226,6 +227,11 @@ class UdpServer:
         """Tell whoever wants to know of a flow that has ended, or could not begin."""
         if reason in self._ends.told:
             self._ends.flow(flow, reason)
+
+    def tell_move(self, flow: UdpFlow, endpoint: "EndpointKey") -> None:
+        """Tell whoever counts endpoints that a flow has left one."""
+        if self._ends.endpoints is not None:
+            self._ends.endpoints.left(flow, endpoint)
 
     def opened(self) -> None:
         """A flow was added: watch idle times."""

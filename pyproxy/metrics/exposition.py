@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from pyproxy.metrics import kubeproxy
 from pyproxy.metrics.collect import registry
+from pyproxy.metrics.endpoint_series import endpoint_series
 from pyproxy.metrics.endpoints import endpoint_states
 from pyproxy.metrics.service_ports import service_ports
 
@@ -45,7 +46,7 @@ class Exposition:
     def __init__(self, metrics: "Metrics", *, with_kubeproxy: bool = True) -> None:
         self._metrics = metrics
         self._registry = registry(metrics, with_kubeproxy=with_kubeproxy)
-        self._written: list[Pieces] = [service_ports, endpoint_states]
+        self._written: list[Pieces] = [service_ports, endpoint_states, endpoint_series]
         if with_kubeproxy:
             self._written.append(kubeproxy.no_local_endpoints)
 

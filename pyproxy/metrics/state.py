@@ -14,6 +14,7 @@ from pyproxy.metrics.api_requests import ApiRequests
 from pyproxy.metrics.counters import ServicePortCounters, SteeringCounts
 
 if TYPE_CHECKING:
+    from pyproxy.metrics.endpoint_series import EndpointSeries
     from pyproxy.model.events import Resource
     from pyproxy.model.service import ServicePortName
     from pyproxy.model.table import Frontend, FrontendKey
@@ -56,6 +57,7 @@ class Metrics:
         self.pins_dropped = 0
         self.source_address_fallbacks: Counter[str] = Counter()
         self.access_log: Counter[str] = Counter()
+        self.endpoint_series: EndpointSeries | None = None  # where they are asked for
         self.health_answers: Counter[tuple[str, int]] = Counter()
         self.vitals: dict[str, Vitals] = {}
         self.last_update_s = 0.0  # Unix time
@@ -105,6 +107,12 @@ class Metrics:
     def forget(self, name: "ServicePortName") -> None:
         """Drop a Service port's series. Whoever holds its counters may go on adding to them."""
         self._service_ports.pop(name, None)
+        if self.endpoint_series is not None:
+            self.endpoint_series.forget(name)
+
+    def knows(self, name: "ServicePortName") -> bool:
+        """Whether a Service port has series."""
+        return name in self._service_ports
 
     def service_ports(self) -> Iterator[tuple["ServicePortName", ServicePortCounters]]:
         """Every Service port with its counters, as they are now."""

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pyproxy.forward.endpoint_counts import EndpointCount
 from pyproxy.metrics import Exposition, Metrics, Vitals
+from pyproxy.metrics.endpoint_series import EndpointSeries
 from pyproxy.metrics.service_ports import SERVICE_LABELS
 from pyproxy.model.service import ServicePortName
 from tests.support.builders import make_service, make_slice, make_table
@@ -58,10 +60,15 @@ def metrics() -> Metrics:
     made.access_log["written"] += 1
     made.api_requests.add("GET", "10.0.0.1:6443", "200", 0.1)
     made.table = make_table(make_service(), make_slice()).frontends
+    made.endpoint_series = EndpointSeries(100)
     for protocol in ("TCP", "UDP"):
         counters = made.service_port(ServicePortName("shop", "cart", "http", protocol))
         counters.closed["finished"] = counters.attempts["ok"] = 1
         counters.dropped["no_endpoint"] = 1
+        count = EndpointCount(
+            ServicePortName("shop", "cart", "http", protocol), ("10.1.0.1", 80), 1
+        )
+        made.endpoint_series.add(0, [], [count], made.knows)
         counters.connect_times[0] = counters.durations[0] = 1
     return made
 
