@@ -16,6 +16,7 @@ from aiohttp import web
 from pyproxy.core.health import ProxyHealth
 from pyproxy.core.health_check import HealthCheck
 from pyproxy.model.addresses import family_of, join_host_port
+from pyproxy.ops.bounded import BoundedServerRunner
 from pyproxy.ops.events import Occurrence, Regarding
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class _Server:
     def __init__(self, check: HealthCheck, is_healthy: Callable[[], bool]) -> None:
         self.check = check
         self._is_healthy = is_healthy
-        self._runner = web.ServerRunner(
+        self._runner = BoundedServerRunner(
             web.Server(self._answer, access_log=None), handle_signals=False, shutdown_timeout=1.0
         )
         self._sites: dict[str, web.SockSite] = {}

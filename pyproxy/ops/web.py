@@ -19,6 +19,7 @@ from pyproxy.core.health import ProxyHealth
 from pyproxy.metrics import Exposition, Metrics
 from pyproxy.model.addresses import join_host_port
 from pyproxy.ops import http_log
+from pyproxy.ops.bounded import BoundedAppRunner
 from pyproxy.ops.scrapes import Scrapes
 
 log = logging.getLogger(__name__)
@@ -105,9 +106,10 @@ async def serve_application(
     *,
     on_bound: Callable[[str], None],
     retry_s: float,
+    may_share: asyncio.Event | None = None,
 ) -> None:
     """Serve an application, likewise."""
-    runner = web.AppRunner(
+    runner = BoundedAppRunner(
         application,
         access_log=None,
         handle_signals=False,
