@@ -15,18 +15,22 @@ from typing import Any, Literal
 
 import msgspec
 
-from pyproxy.app import config_file, control, privileges, ui
+from pyproxy.app import control, privileges, ui
 from pyproxy.app.access_log import AccessLog, AccessLogSettings
+from pyproxy.app.config_file import Change
 from pyproxy.app.control_parts import Parts
 from pyproxy.app.descriptors import raise_descriptor_limit
 from pyproxy.app.endpoint_counts import tell_endpoints
 from pyproxy.app.faults import cause_of
 from pyproxy.app.forwarding import Forwarding, InProcess
+from pyproxy.app.leaving import Leaving
 from pyproxy.app.loops import loop_factory
 from pyproxy.app.pipeline import Pipeline
 from pyproxy.app.recent_errors import RecentErrors
 from pyproxy.app.steered import SteeredForwarder
 from pyproxy.app.stop import Stop
+from pyproxy.app.succession import Role, Succession
+from pyproxy.app.tasks import Tasks, first, start
 from pyproxy.app.vitals import keep_vitals
 from pyproxy.app.worker_settings import WorkersSettings
 from pyproxy.app.workers import Workers
@@ -54,9 +58,6 @@ from pyproxy.steer.reconciler import Steering, SteerSettings
 from pyproxy.steer.routes import PolicyRoute
 
 log = logging.getLogger(__name__)
-
-
-_Tasks = dict[str, Coroutine[Any, Any, None]]  # by what to call them
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +122,13 @@ class Agent:
         self._errors = RecentErrors(self.metrics, _unix_s)
         self._access_log = AccessLog(settings.access_log, self.store, self.metrics, _unix_s)
         self._forwarder = self._make_forwarder()
+        # Two agents that steer on one node are an older and a newer one.
+        self._is_shared = settings.steer is not None
+        places = settings.control_sockets if self._is_shared else ()
+        self._succession = Succession(self._role(), places, self._forwarder)
+        health_port = settings.health.port if self._is_shared else None
+        self._leaving = Leaving(self._forwarder, self._succession, self.health, health_port)
+        self._change = Change()
         self._steered = self._bridge = None
         self._nft = Nft()
         if settings.steer is not None:
@@ -147,20 +155,24 @@ class Agent:
         raise_descriptor_limit()
         try:
             async with asyncio.TaskGroup() as group:
-                ports = _start(group, self._http_ports())
-                workers = _start(group, {"the data plane": self._forwarder.run()})
-                inputs = _start(group, self._inputs())
-                await _first(stop.asked, self._draining)
-                self.health.is_stopping = True
-                for task in inputs:
+                await self._succession.look()
+                ports = start(group, self._http_ports())
+                lasting = start(group, self._lasting())
+                inputs = start(group, self._inputs())
+                asked, change = stop.asked, self._change
+                await first(asked, self._draining, self._succession.asked, change.seen)
+                await self._leaving.leave(inputs, has_health_port="health" in self.urls)
+                if not (asked.is_set() or change.seen.is_set()):
+                    await first(asked, self._succession.asked)
+                await self._leaving.make_room(ports)
+                if self._leaving.has_successor:
+                    await self._pipeline.close()
+                await self._leaving.drain(stop, self._settings.drain_timeout_s)
+                if self._succession.asked.is_set():  # a supervisor would start it again
+                    await asked.wait()
+                for task in (*ports, *lasting):
                     task.cancel()
-                if not stop.asked.is_set():
-                    live = await self._forwarder.stop_listening()
-                    log.info("taking no new clients, as asked; %d connections are live", live)
-                    await stop.asked.wait()
-                await self._drain(stop)
-                for task in (*ports, *workers):
-                    task.cancel()
+            change.check()
         except BaseExceptionGroup as faults:
             raise cause_of(faults) from faults
         finally:
@@ -190,8 +202,16 @@ class Agent:
         self._access_log.take = ends.take
         report = partial(tell_endpoints, ends, self.metrics)
         balancer, clock = Balancer(random.random), time.monotonic
-        return InProcess(
-            Forwarder(settings.forward, balancer, self.metrics, clock, ends=ends), report
+        forward = msgspec.structs.replace(settings.forward, reuse_port=settings.steer is not None)
+        return InProcess(Forwarder(forward, balancer, self.metrics, clock, ends=ends), report)
+
+    def _role(self) -> Role:
+        settings = self._settings
+        return Role(
+            node=settings.proxy.node_name,
+            proxy_name=settings.proxy.proxy_name or "",
+            source="manifests" if settings.manifests else "api",
+            steering="none" if settings.steer is None else "nft",
         )
 
     def _make_source(self) -> ManifestSource | ApiServerSource:
@@ -203,28 +223,38 @@ class Agent:
     def _make_sink(self) -> EventSink:
         return ApiSink(self._source) if isinstance(self._source, ApiServerSource) else LogSink()
 
-    def _http_ports(self) -> _Tasks:
+    def _http_ports(self) -> Tasks:
         metrics, health = self._settings.metrics, self._settings.health
         shown = Exposition(self.metrics, with_kubeproxy=self._settings.kubeproxy_metrics)
         metrics_routes = web.metrics_routes(shown, self._settings.configz)
         health_routes = web.health_routes(self.health, self.metrics, self.detail)
         ports = {
-            "the access log": self._access_log.run(),
-            "the look at this process": keep_vitals(self.metrics, self._forwarder.count_ejected),
             "the metrics port": self._serve("metrics", metrics, metrics_routes),
             "the health port": self._serve("health", health, health_routes),
-            "the follower of errors": self._errors.follow(),
         }
         parts = self._control_parts()
         ports |= ui.tasks(parts, self._settings, self.urls)
         if self._settings.control_sockets:
-            ports["the control socket"] = control_socket.serve(
-                self._settings.control_sockets,
-                control.routes(parts),
-                on_bound=partial(self.urls.__setitem__, "control"),
-                retry_s=self._settings.http_retry_s,
-            )
+            ports["the control socket"] = self._serve_control(control.routes(parts))
         return ports
+
+    async def _serve_control(self, routes: dict[tuple[str, str], control_socket.Handler]) -> None:
+        await self._succession.is_sole.wait()  # until then it is the older agent's
+        await control_socket.serve(
+            self._settings.control_sockets,
+            routes,
+            on_bound=partial(self.urls.__setitem__, "control"),
+            retry_s=self._settings.http_retry_s,
+        )
+
+    def _lasting(self) -> Tasks:
+        """What goes on while it drains, and after another agent took over."""
+        return {
+            "the data plane": self._forwarder.run(),
+            "the access log": self._access_log.run(),
+            "the look at this process": keep_vitals(self.metrics, self._forwarder.count_ejected),
+            "the follower of errors": self._errors.follow(),
+        }
 
     def _control_parts(self) -> Parts:
         settings = self._settings
@@ -240,6 +270,7 @@ class Agent:
             started_s=_unix_s(),
             is_serving=self.ready.is_set,
             drain=self._draining.set,
+            succession=self._succession,
         )
 
     def _serve(
@@ -247,9 +278,10 @@ class Agent:
     ) -> Coroutine[Any, Any, None]:
         bound = partial(self.urls.__setitem__, name)
         retry_s = self._settings.http_retry_s
-        return web.serve(name, *at, routes, on_bound=bound, retry_s=retry_s)
+        may_share = self.ready if self._is_shared else None
+        return web.serve(name, *at, routes, on_bound=bound, retry_s=retry_s, may_share=may_share)
 
-    def _inputs(self) -> _Tasks:
+    def _inputs(self) -> Tasks:
         settings, pipeline = self._settings, self._pipeline
         pacer = pipeline.pacer(
             min_interval_s=settings.min_sync_period_s, retry_s=settings.sync_period_s
@@ -260,6 +292,8 @@ class Agent:
             "the publisher of events": self._events.run(),
             "the follower of local addresses": addresses.follow(pipeline.set_addresses),
         }
+        mend = _nothing if self._steered is None else self._steered.mend
+        inputs["the succession"] = self._succession.take_over(self.ready, mend)
         if self._steered is not None:
             inputs["the keeper of steering"] = self._steered.keep(settings.sync_period_s)
             inputs["the follower of listeners"] = self._steered.follow_listeners(
@@ -268,7 +302,7 @@ class Agent:
         if self._bridge is not None:
             inputs["the follower of bridges"] = self._bridge.follow(pipeline.set_bridge_opaque)
         if settings.config_file is not None:
-            inputs["the follower of the configuration"] = config_file.follow(settings.config_file)
+            inputs["the follower of the configuration"] = self._change.follow(settings.config_file)
         self._events.publish(started(settings.proxy.node_name))
         return inputs
 
@@ -306,18 +340,6 @@ class Agent:
             ],
         }
 
-    async def _drain(self, stop: Stop) -> None:
-        """Wait for live connections, but not for longer than allowed, nor after a second signal."""
-        timeout_s = self._settings.drain_timeout_s
-        live = await self._forwarder.stop_listening()
-        log.info("draining: %d connections are live, for up to %g s", live, timeout_s)
-        async with asyncio.TaskGroup() as group:
-            drain = group.create_task(self._forwarder.drain(timeout_s))
-            forced = group.create_task(stop.forced.wait())
-            await asyncio.wait((drain, forced), return_when=asyncio.FIRST_COMPLETED)
-            drain.cancel()
-            forced.cancel()
-
 
 def steer_settings(numbers: SteeringConfig) -> SteerSettings:
     """The numbers that the configuration gives to steering."""
@@ -344,23 +366,8 @@ def _unix_s() -> float:
     return datetime.now(UTC).timestamp()
 
 
-async def _first(*events: asyncio.Event) -> None:
-    """Wait until one of them is set."""
-    async with asyncio.TaskGroup() as group:
-        waits = [group.create_task(event.wait()) for event in events]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-
-
-def _start(group: asyncio.TaskGroup, tasks: _Tasks) -> list[asyncio.Task[None]]:
-    return [group.create_task(_forever(name, task)) for name, task in tasks.items()]
-
-
-async def _forever(name: str, task: Coroutine[Any, Any, None]) -> None:
-    """Await a task that must not end: when one does, the process is no longer whole."""
-    await task
-    raise RuntimeError(f"{name} has finished unexpectedly")
+async def _nothing() -> None:
+    """Mend nothing: nothing is steered."""
 
 
 def run(settings: AgentSettings, loop: str) -> bool:

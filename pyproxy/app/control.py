@@ -10,6 +10,7 @@ from pyproxy.app import control_explain, control_lists
 from pyproxy.app.control_lists import encoded
 from pyproxy.app.control_parts import Parts
 from pyproxy.app.control_status import status
+from pyproxy.app.succession import PATH, HandOver
 from pyproxy.core.target import parse_target
 from pyproxy.errors import ConfigError
 from pyproxy.model.service import ServiceName
@@ -62,6 +63,9 @@ def routes(parts: Parts) -> dict[tuple[str, str], Handler]:
         parts.drain()
         return {"draining": True}
 
+    async def post_hand_over(request: web.Request) -> Body:
+        return await parts.succession.hand_over(await _body(request, HandOver))
+
     async def post_log_level(request: web.Request) -> Body:
         asked = await _body(request, LevelRequest)
         level = logging.getLevelNamesMapping()[asked.level.upper()]
@@ -77,6 +81,7 @@ def routes(parts: Parts) -> dict[tuple[str, str], Handler]:
         ("GET", "/connections"): get_connections,
         ("POST", "/explain"): post_explain,
         ("POST", "/drain"): post_drain,
+        ("POST", PATH): post_hand_over,
         ("POST", "/log-level"): post_log_level,
     }
 

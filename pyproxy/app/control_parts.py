@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pyproxy.app.forwarding import Forwarding
 from pyproxy.app.recent_errors import RecentErrors
+from pyproxy.app.succession import Succession
 from pyproxy.core.health import ProxyHealth
 from pyproxy.core.store import Store
 from pyproxy.metrics import Metrics
@@ -15,7 +16,8 @@ class Parts:
     """Everything is read as it is at the moment of a request; nothing here is changed by reading.
 
     source: `manifests` or `api`. steering: `nft` or `none`. workers: how many there should be.
-    started_s: Unix time. is_serving: whether a first table is served. drain: begin to.
+    started_s: Unix time. is_serving: whether a first table is served. drain: begin to. succession:
+    for a newer agent that takes over.
     """
 
     store: Store
@@ -29,3 +31,4 @@ class Parts:
     started_s: float
     is_serving: Callable[[], bool]
     drain: Callable[[], None]
+    succession: Succession

@@ -1,10 +1,11 @@
 """What the agent asks of its data plane, be that in its own process or in workers."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from pyproxy.app.questions import Told, What, tell
+from pyproxy.core.affinity import Pin
 from pyproxy.forward.forwarder import Forwarder
 from pyproxy.model.service import ServiceName
 from pyproxy.model.table import FrontendKey, VipTable
@@ -45,8 +46,14 @@ class Forwarding(Protocol):
     async def run(self) -> None:
         """Keep it going, until cancelled."""
 
-    async def stop_listening(self) -> int:
+    async def stop_listening(self, *, has_successor: bool = False) -> int:
         """Take no new clients; return how many connections are live."""
+
+    def pins(self) -> list[Pin]:
+        """Where clients stick, for another agent."""
+
+    def adopt(self, pins: Iterable[Pin]) -> None:
+        """Take over where clients stick."""
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new clients, wait until the live connections have ended, then cut the rest."""
@@ -67,12 +74,14 @@ class InProcess:
         self.listening = forwarder.listening
         self.bind_faults = forwarder.bind_faults
         self.drain = forwarder.drain
+        self.pins = forwarder.pins
+        self.adopt = forwarder.adopt
         self.count_ejected = forwarder.count_ejected
         self.close = forwarder.close
 
-    async def stop_listening(self) -> int:
+    async def stop_listening(self, *, has_successor: bool = False) -> int:
         """Take no new clients; return how many connections are live."""
-        self._forwarder.stop_listening()
+        self._forwarder.stop_listening(has_successor=has_successor)
         return self._forwarder.live_connections
 
     async def extend(self, table: VipTable, touched: Collection[FrontendKey] | None = None) -> None:

@@ -100,6 +100,14 @@ class SteeredForwarder:
                 log.warning("steering: %s; looked at again in %g s", fault, sync_period_s)
             self._count()
 
+    async def mend(self) -> None:
+        """Mend at once what another agent may have changed."""
+        try:
+            await self._steering.check()
+        except PyproxyError as fault:
+            log.warning("steering: %s", fault)
+        self._count()
+
     def _count(self) -> None:
         for what in SteeringCounts.__slots__:
             setattr(self._counts, what, getattr(self._steering, what))

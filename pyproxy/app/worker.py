@@ -123,8 +123,8 @@ class Worker:
                 self._done(order, touched)
             case Ping(order=order):
                 self._done(order, ())
-            case StopListening(order=order):
-                self._forwarder.stop_listening()
+            case StopListening(order=order, has_successor=has_successor):
+                self._forwarder.stop_listening(has_successor=has_successor)
                 self._send_counts()
                 self._done(order, tuple(self._listening))
             case Pins(pins=pins):

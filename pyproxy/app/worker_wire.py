@@ -78,9 +78,13 @@ class Ping(_Message, frozen=True):
 
 
 class StopListening(_Message, frozen=True):
-    """An order: take no new clients, and tell the counts."""
+    """An order: take no new clients, and tell the counts.
+
+    has_successor: whether others listen on the same ports.
+    """
 
     order: int
+    has_successor: bool
 
 
 class Pins(_Message, frozen=True):

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import ChainMap
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from pyproxy.app.questions import Questions, Told, What
@@ -97,18 +97,34 @@ class Workers:
 
     # Serving
 
-    async def stop_listening(self) -> int:
+    async def stop_listening(self, *, has_successor: bool = False) -> int:
         """Take no new clients; return how many connections are live.
 
+        has_successor: whether others listen on the same ports, and take over the UDP flows.
         A stuck worker is not waited for; its connections are those that it told of last.
         """
         self._is_stopping = True
         self._order += 1
-        self._tell(StopListening(self._order))
+        self._tell(StopListening(self._order, has_successor))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_LISTENING_S):
                 await self._settle()
         return sum(worker.live_connections for worker in self._workers.values())
+
+    def pins(self) -> list[Pin]:
+        """Where clients stick, for another agent."""
+        return list(self._affinity.pins(self._clock()))
+
+    def adopt(self, pins: Iterable[Pin]) -> None:
+        """Take over where clients stick, for all workers; before the first table, or later."""
+        told = iter(pins)
+        now_s = self._clock()
+        while some := list(itertools.islice(told, _PINS_AT_ONCE)):
+            for pin in some:
+                self._affinity.adopt(pin, now_s)
+            data = frame(Pins(some))
+            for worker in self._workers.values():
+                worker.send(data)
 
     async def extend(self, table: VipTable, touched: Collection[FrontendKey] | None = None) -> None:
         """Forward by this table; return once every worker does.
@@ -367,6 +383,9 @@ class Workers:
     def _introduce(self, worker: WorkerProcess) -> None:
         """Tell a new worker all that the others know, and from now on what changes."""
         self._workers[worker.number] = worker
+        pins = self._affinity.pins(self._clock())
+        while some := list(itertools.islice(pins, _PINS_AT_ONCE)):
+            worker.send(frame(Pins(some)))
         if not self._order:
             return
         table, order = self._table, self._order
@@ -374,6 +393,3 @@ class Workers:
         slots: list[tuple[ServiceName, int | None]] = list(self._slots.taken.items())
         snapshot = Table(order, table.generation, table.node, [], *what, slots)
         worker.order(frame(snapshot), order, is_first=True)
-        pins = self._affinity.pins(self._clock())
-        while some := list(itertools.islice(pins, _PINS_AT_ONCE)):
-            worker.send(frame(Pins(some)))

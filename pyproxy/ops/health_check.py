@@ -124,7 +124,8 @@ class _Server:
 
     async def _open(self, address: str) -> web.SockSite:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = socket.create_server((address, self.check.port), family=family)
+        # A newer agent on this node answers beside an older one until that leaves.
+        sock = socket.create_server((address, self.check.port), family=family, reuse_port=True)
         try:
             site = web.SockSite(self._runner, sock)
             await site.start()

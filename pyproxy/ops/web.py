@@ -5,6 +5,7 @@ must serve traffic even if nobody can ask it how it is.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -87,15 +88,19 @@ async def serve(
     *,
     on_bound: Callable[[str], None] = lambda _: None,
     retry_s: float = BIND_RETRY_S,
+    may_share: asyncio.Event | None = None,
 ) -> None:
     """Serve GET requests for the routes until cancelled. Port 0 takes a free one, and logs it.
 
-    on_bound: is told the URL once it listens.
+    on_bound: is told the URL once it listens. may_share: set once a port that an older agent has
+    may be shared with it (SO_REUSEPORT); None: never.
     """
     application = web.Application()
     for path, handler in routes.items():
         application.router.add_get(path, handler)
-    await serve_application(name, address, port, application, on_bound=on_bound, retry_s=retry_s)
+    await serve_application(
+        name, address, port, application, on_bound=on_bound, retry_s=retry_s, may_share=may_share
+    )
 
 
 async def serve_application(
@@ -118,25 +123,31 @@ async def serve_application(
     )
     await runner.setup()
     try:
-        on_bound(await _bind(runner, name, address, port, retry_s))
+        on_bound(await _bind(runner, name, address, port, retry_s, may_share))
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()
 
 
-async def _bind(runner: web.AppRunner, name: str, address: str, port: int, retry_s: float) -> str:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+async def _bind(
+    runner: web.AppRunner,
+    name: str,
+    address: str,
+    port: int,
+    retry_s: float,
+    may_share: asyncio.Event | None,
+) -> str:
     is_reported = False
     while True:
         try:
-            sock = socket.create_server((address, port), family=family)
+            sock = _listen(address, port, may_share)
         except OSError as fault:
             if not is_reported:
                 where = join_host_port(address, port)
                 why = os.strerror(fault.errno or 0)  # create_server adds to its own
                 log.warning("%s cannot listen on %s: %s; trying again", name, where, why)
                 is_reported = True
-            await asyncio.sleep(retry_s)
+            await _pause(retry_s, may_share)
             continue
         try:
             await web.SockSite(runner, sock).start()
@@ -146,3 +157,24 @@ async def _bind(runner: web.AppRunner, name: str, address: str, port: int, retry
         url = f"http://{join_host_port(*sock.getsockname()[:2])}"
         log.info("%s on %s", name, url)
         return url
+
+
+def _listen(address: str, port: int, may_share: asyncio.Event | None) -> socket.socket:
+    """Listen alone, or share the port if that may be, and is, the only way. Raises OSError."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    if may_share is None or not may_share.is_set():
+        alone = socket.create_server((address, port), family=family)  # fails when anybody has it
+        if may_share is None or not port:
+            return alone
+        alone.close()
+    return socket.create_server((address, port), family=family, reuse_port=True)
+
+
+async def _pause(retry_s: float, may_share: asyncio.Event | None) -> None:
+    """Wait until it may be another matter."""
+    if may_share is None or may_share.is_set():
+        await asyncio.sleep(retry_s)
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(retry_s):
+            await may_share.wait()

@@ -59,6 +59,7 @@ def test_answers_have_the_documented_shape(agent: Served) -> None:
         "GET /connections": None,
         "POST /explain": f'{{"targets": ["{agent.vip}:8080"]}}',
         "POST /log-level": '{"level": "info"}',
+        "POST /hand-over": json.dumps({"role": role_of(agent), "leave": False}),
         "POST /drain": None,
     }
     wanted = documented()
@@ -71,6 +72,22 @@ def test_answers_have_the_documented_shape(agent: Served) -> None:
             if heading == "GET /status":
                 answer = filled(answer, wanted[heading])
             assert shape(answer) == shape(wanted[heading])
+
+
+def role_of(agent: Served) -> dict[str, str]:
+    """What a newer agent in its place would say that it is."""
+    node = agent.json("status")["agent"]["node"]
+    return {"node": node, "proxy_name": "", "source": "manifests", "steering": "none"}
+
+
+def test_an_agent_leaves_for_none_but_its_successor(alone: Served) -> None:
+    for field, other in (("node", "other"), ("proxy_name", "x"), ("steering", "nft")):
+        role = {**role_of(alone), field: other}
+        body = json.dumps({"role": role, "leave": True})
+        status, answer = alone.ask("POST", "/hand-over", body)
+        assert status == 409
+        assert "does not leave" in answer["error"]
+    assert alone.json("status")["state"] == "healthy"
 
 
 def filled(answer: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ TO_WORKER: tuple[ToWorker, ...] = (
     ),
     Retire(3),
     Ping(4),
-    StopListening(5),
+    StopListening(5, has_successor=True),
     Pins([PIN]),
     Drain(30.0),
     Stop(),

@@ -1,0 +1,67 @@
+"""A newer agent takes over from an older one on the same node, under load: nobody notices."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.load import Load
+from tests.support.netns import Cluster, needs_netns
+from tests.support.node_agents import (
+    NODE_PORT,
+    PLAIN,
+    STICKY,
+    NodeAgent,
+    add_addresses,
+    served,
+)
+
+pytestmark = needs_netns
+
+DRAIN = ("--drain-timeout", "60s")
+
+
+@contextlib.contextmanager
+def loaded(lab: Cluster) -> Iterator[tuple[Load, Load]]:
+    """Clients of all kinds, in a pod and outside, that are at it already."""
+    with Load(lab.pods[0]) as pod, Load(lab.outside) as outside:
+        pod.keep(PLAIN)
+        outside.stick(STICKY, *add_addresses(lab.outside, 10))
+        pod.connect_again(PLAIN, pause_s=0.005)
+        outside.connect_again((lab.node.v4, NODE_PORT), pause_s=0.005)
+        pod.flow(PLAIN)
+        outside.flow((lab.node.v4, NODE_PORT), flows=5)
+        pod.fresh(PLAIN)
+        for load in (pod, outside):
+            load.until("connected", 100)
+        yield pod, outside
+
+
+@pytest.mark.parametrize("migrates", [True, False], ids=["migrate", "filter"])
+@pytest.mark.parametrize("way", ["hand-over", "SIGTERM"])
+def test_a_rolling_restart_loses_nothing(way: str, migrates: bool, tmp_path: Path) -> None:
+    options = DRAIN if way == "hand-over" else (*DRAIN, "--control-socket", "")
+    with served(tmp_path) as lab:
+        old = NodeAgent(lab.node, tmp_path, *options, number=1).serving()
+        lab.node.sysctl("net.ipv4.tcp_migrate_req", int(migrates))
+        with loaded(lab) as loads:
+            new = NodeAgent(lab.node, tmp_path, *options, number=2).serving()
+            if not migrates:
+                lab.node.sysctl("net.ipv4.tcp_migrate_req", 0)
+            if way == "SIGTERM":
+                new.until("health on")
+                old.terminate()
+            old.until("for another agent serves")
+            for load in loads:
+                load.until("connected", 100)
+            loads[0].until("messages", 100)  # on connections of the older agent
+            loads[0].until("datagrams", 100)
+            tallies = [load.tally for load in loads]
+        print(way, migrates, *map(dict, tallies))  # noqa: T201  -s shows what was measured
+        assert [tally.bad for tally in tallies] == [{}, {}], old.log + new.log
+        if way == "hand-over":
+            old.until("draining")
+            old.terminate()
+        assert old.ended() == 0
+        new.until("health on")
