@@ -26,7 +26,7 @@ SERVICE_ACCOUNT_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"
 _DEFAULT_KUBECONFIG = "~/.kube/config"
 # A pod is given the ClusterIP of the API server, which on a node without kube-proxy works only once
 # we do. So the DaemonSet of deploy/base sets these.
-_ADDRESS_OF_POD = (
+ADDRESS_OF_POD = (
     "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT of this pod must be the API server's own"
     " address, not its ClusterIP: set them in deploy/base/apiserver.env (ConfigMap"
     " pyproxy-apiserver)"
@@ -153,7 +153,7 @@ def _from_service_account(settings: CredentialSettings) -> Credentials:
             loaded,
             settings,
             origin=f"the service account of this pod ({directory})",
-            address_fix="" if settings.master else _ADDRESS_OF_POD,
+            address_fix="" if settings.master else ADDRESS_OF_POD,
             stale_at=datetime.now(UTC) + timedelta(seconds=settings.token_refresh_s),
         )
     except (ConfigException, *_FAULTS) as fault:

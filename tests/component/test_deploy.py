@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pyproxy.app.agent import AgentSettings
 from pyproxy.cli.settings import parse_file
 from pyproxy.config import Configuration
 from pyproxy.errors import ApiError
+from pyproxy.source import credentials
 from pyproxy.source.apiserver import ApiServerSettings
 from tests.support import agents
 from tests.support.authorized_api import AuthorizedApi, Permission, permissions
@@ -62,7 +64,7 @@ def container_of(place: str) -> Json:
     return dict(container)
 
 
-@pytest.mark.parametrize("place", [*AGENTS, "local", "monitoring"])
+@pytest.mark.parametrize("place", [*AGENTS, "local", "monitoring", "cleanup"])
 def test_every_object_is_one_that_an_api_server_takes(place: str) -> None:
     objects = rendered(place)
     assert objects
@@ -342,3 +344,22 @@ def test_the_smoke_tests_scripts_ask_and_answer(tmp_path: Path) -> None:
     refused = subprocess.run(ask, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert "refused" in refused.stdout
+
+
+def test_the_pages_commands_say_what_they_need_or_are_known() -> None:
+    page = (ROOT / "docs" / "install.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert block.startswith("# needs "), block
+    for target in re.findall(r"^make ([\w-]+)", "".join(blocks), re.MULTILINE):
+        subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+    places = re.findall(r"-k (deploy/[\w/]+)", page)
+    assert set(places) >= {"deploy/base", "deploy/cleanup", "deploy/overlays/coexist"}
+    for place in [*places, *re.findall(r"^\| `(deploy/[\w/]+)`", page, re.MULTILINE)]:
+        assert rendered(place.removeprefix("deploy/"))
+
+
+def test_the_page_says_what_the_log_says_of_the_api_servers_address() -> None:
+    page = " ".join((ROOT / "docs" / "install.md").read_text().split())
+    assert credentials.ADDRESS_OF_POD in page
