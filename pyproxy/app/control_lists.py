@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,6 +15,7 @@ from pyproxy.core.slices import count, merge
 from pyproxy.metrics import ServicePortCounters
 from pyproxy.model.addresses import join_host_port
 from pyproxy.model.endpoint import Endpoint
+from pyproxy.model.events import ObjectKey
 from pyproxy.model.service import Service, ServiceName, ServicePort, ServicePortName
 from pyproxy.model.table import Backend, Frontend
 from pyproxy.ops.control import ControlError
@@ -29,7 +30,6 @@ _T = TypeVar("_T")
 Row = dict[str, Any]
 _Key = tuple[ServicePortName, tuple[str, int]]
 _Keep = Callable[[Row], Any]
-_NOTHING = ServicePortCounters()
 _encoder = msgspec.json.Encoder()
 
 
@@ -48,23 +48,21 @@ async def services(parts: Parts, of: ServiceName | None, keep: _Keep = _whole) -
     keep: makes what stands in the answer of a row; so of the other lists.
     """
     rows: list[Any] = []
-    counters = dict(parts.metrics.service_ports())
     async for service in _in_turns(_wanted(parts, of)):
-        rows += map(keep, service_rows(parts, service, counters))
+        rows += map(keep, service_rows(parts, service))
     return {"services": rows}
 
 
-def service_rows(
-    parts: Parts, service: Service, counters: Mapping[ServicePortName, ServicePortCounters]
-) -> list[Row]:
-    """The rows of one Service. counters: of all Service ports."""
+def service_rows(parts: Parts, service: Service) -> list[Row]:
+    """The rows of one Service."""
     why = why_not_proxied(service, parts.store.config.proxy_name)
     if why or not service.ports:
         return [_portless_row(service, why)]
+    counters_of = parts.metrics.service_port_if_known
     by_port = _by_port(parts.store.frontends_of(service.key))
     names = [ServicePortName(*service.key, port.name, port.protocol) for port in service.ports]
     return [
-        _service_row(parts, service, port, by_port.get(name, ()), counters.get(name, _NOTHING))
+        _service_row(parts, service, port, by_port.get(name, ()), counters_of(name))
         for name, port in zip(names, service.ports, strict=True)
     ]
 
@@ -116,11 +114,11 @@ async def connections(
     return {"connections": rows, "total": told.total, "complete": is_complete}
 
 
-def _wanted(parts: Parts, of: ServiceName | None) -> list[Service]:
+def _wanted(parts: Parts, of: ServiceName | None) -> Iterable[Service]:
     """The Services asked for, by name. Raises ControlError with near names when there are none."""
     known = parts.store.services()
     if of is None:
-        return [known[key] for key in sorted(known)]
+        return _by_name(known)
     if of.name:
         service = known.get(of)
         if service is not None:
@@ -132,6 +130,18 @@ def _wanted(parts: Parts, of: ServiceName | None) -> list[Service]:
         found = near_texts(of.namespace, sorted({namespace for namespace, _ in known}))
         raise ControlError(404, f"no Service is in namespace {of.namespace}", near=found)
     return in_namespace
+
+
+def _by_name(known: Mapping[ObjectKey, Service]) -> Iterator[Service]:
+    """All Services in order; one namespace is sorted at a time, as 10,000 names take 10 ms."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for namespace, name in known:
+        names[namespace].append(name)
+    for namespace in sorted(names):
+        for name in sorted(names[namespace]):
+            service = known.get((namespace, name))
+            if service is not None:  # it may have gone meanwhile
+                yield service
 
 
 async def _in_turns(items: Iterable[_T]) -> AsyncIterator[_T]:

@@ -62,7 +62,6 @@ class Services:
         for name in self.known.keys() - services.keys():
             changed.gone.append(self.known.pop(ServiceName(*name)).number)
         renewed = self._with_other_faults()
-        counters = dict(self._parts.metrics.service_ports())
         for number, (key, service) in enumerate(services.items(), start=1):
             if not number % _LOOKED_AT_IN_A_TURN:
                 await asyncio.sleep(0)
@@ -71,7 +70,7 @@ class Services:
             known = self.known.get(name)
             if known is not None and known.basis == basis and name not in renewed:
                 continue
-            rows = control_lists.service_rows(self._parts, service, counters)
+            rows = control_lists.service_rows(self._parts, service)
             number_of_it = known.number if known else next(self._numbers)
             row = _row(number_of_it, service, rows)
             self.known[name] = Known(number_of_it, basis, row, _seen(rows))
