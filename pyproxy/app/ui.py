@@ -34,6 +34,8 @@ from pyproxy.ops.web import Handler, serve_application
 LOOK_S = 1.0
 # Rows in one event: about a millisecond of work.
 _IN_AN_EVENT = 250
+# Viewers, and what else their browsers ask: six connections of each at most, but not at one time.
+_MOST_CONNECTIONS = 5 * MOST_VIEWERS
 # Explaining connects endpoints: at one time, for all who ask.
 _EXPLAIN_AT_ONCE = 2
 
@@ -230,5 +232,6 @@ def tasks(
             ui.application(page.answers(), bound=settings.page.address, hosts=settings.page_hosts),
             on_bound=on_bound,
             retry_s=settings.http_retry_s,
+            most_connections=_MOST_CONNECTIONS,
         ),
     }

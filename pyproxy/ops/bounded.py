@@ -7,7 +7,7 @@ been there for longest is cut off: a question takes milliseconds, and is over lo
 """
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -31,12 +31,18 @@ class _Bounded:
 
 
 class BoundedAppRunner(web.AppRunner):
-    """Serves an application, to at most MOST_CONNECTIONS at a time."""
+    """Serves an application, to at most so many at a time."""
+
+    def __init__(
+        self, application: web.Application, *, most: int = MOST_CONNECTIONS, **more: Any
+    ) -> None:
+        super().__init__(application, **more)
+        self._most = most
 
     @property
     def server(self) -> web.Server | None:
         """What makes the handlers."""
-        return _bounded(super().server)
+        return _bounded(super().server, self._most)
 
 
 class BoundedServerRunner(web.ServerRunner):
@@ -45,10 +51,10 @@ class BoundedServerRunner(web.ServerRunner):
     @property
     def server(self) -> web.Server | None:
         """What makes the handlers."""
-        return _bounded(super().server)
+        return _bounded(super().server, MOST_CONNECTIONS)
 
 
-def _bounded(server: web.Server | None) -> "web.Server | None":
+def _bounded(server: web.Server | None, most: int) -> "web.Server | None":
     if server is None:
         return None
-    return cast("web.Server", _Bounded(server, MOST_CONNECTIONS))  # a site only calls it
+    return cast("web.Server", _Bounded(server, most))  # a site only calls it

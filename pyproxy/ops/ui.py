@@ -130,7 +130,9 @@ def _is_own_address(name: str, request: web.Request) -> bool:
 
 
 def _refusal(status: int, message: str, **more: object) -> web.Response:
-    return answer({"error": message, **more}, status)
+    refusal = answer({"error": message, **more}, status)
+    refusal.force_close()  # what is refused holds no connection
+    return refusal
 
 
 def answer(body: Mapping[str, Any], status: int = 200) -> web.Response:

@@ -13,19 +13,26 @@ from pyproxy.ops.control import ControlError
 
 MOST_VIEWERS = 100
 # A minute of messages: a full state of thousands of Services over a slow line takes a while.
-_WAITING = 60
+WAITING = 60
 # What a browser may leave unread in the kernel and here, and be thought alive.
 _WRITE_S = 60.0
 
 
 class Viewers:
-    """The viewers of one agent. on_first: is called when somebody comes, and nobody was there."""
+    """The viewers of one agent. on_first: is called when somebody comes, and nobody was there.
+
+    most: how many there may be. waiting: messages that one may leave unread.
+    """
 
     def __init__(
-        self, on_first: Callable[[], None] = lambda: None, most: int = MOST_VIEWERS
+        self,
+        on_first: Callable[[], None] = lambda: None,
+        most: int = MOST_VIEWERS,
+        waiting: int = WAITING,
     ) -> None:
-        self._most = most
         self._on_first = on_first
+        self._most = most
+        self._waiting = waiting
         self._queues: dict[asyncio.Queue[bytes | None], None] = {}
 
     def __len__(self) -> int:
@@ -34,7 +41,7 @@ class Viewers:
     def send(self, message: bytes) -> None:
         """Put a message to every viewer."""
         for queue in list(self._queues):
-            if queue.qsize() >= _WAITING:
+            if queue.qsize() >= self._waiting:
                 del self._queues[queue]
                 while not queue.empty():
                     queue.get_nowait()

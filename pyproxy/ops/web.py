@@ -20,7 +20,7 @@ from pyproxy.core.health import ProxyHealth
 from pyproxy.metrics import Exposition, Metrics
 from pyproxy.model.addresses import join_host_port
 from pyproxy.ops import http_log
-from pyproxy.ops.bounded import BoundedAppRunner
+from pyproxy.ops.bounded import MOST_CONNECTIONS, BoundedAppRunner
 from pyproxy.ops.scrapes import Scrapes
 
 log = logging.getLogger(__name__)
@@ -112,10 +112,12 @@ async def serve_application(
     on_bound: Callable[[str], None],
     retry_s: float,
     may_share: asyncio.Event | None = None,
+    most_connections: int = MOST_CONNECTIONS,
 ) -> None:
     """Serve an application, likewise."""
     runner = BoundedAppRunner(
         application,
+        most=most_connections,
         access_log=None,
         handle_signals=False,
         shutdown_timeout=1.0,

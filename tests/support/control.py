@@ -75,17 +75,17 @@ def pyproxy(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 @contextlib.contextmanager
-def served(directory: Path, workers: int) -> Iterator[Served]:
-    """An agent, ready."""
+def served(directory: Path, workers: int, *more: str, also: str = "") -> Iterator[Served]:
+    """An agent, ready. more: arguments; also: lines of its configuration."""
     vip, dead, path = new_address(), new_address(), directory / "control.sock"
     with _echoing() as (address, port):
         documents = agents.web(vip, VIP_PORT, (address, port), (dead, port))
         manifest = agents.write(directory / "web.yaml", *documents)
         config = directory / "config.yaml"
-        config.write_text(_CONFIG)
+        config.write_text(_CONFIG + also)
         arguments = ["--manifests", str(manifest), "--workers", str(workers)]
         arguments += ["--config", str(config)]
-        with agents.process(*arguments, "--control-socket", str(path)) as running:
+        with agents.process(*arguments, *more, "--control-socket", str(path)) as running:
             running.wait_for("control socket at")
             running.wait_for("listening on 1 addresses and ports")
             yield Served(running, path, vip, f"{address}:{port}")

@@ -16,8 +16,21 @@ from typing import Literal
 from tests.support.builders import Json, make_endpoint, make_port, make_service, make_slice
 
 POD_PORT = 9080
-_NAMES = "cart checkout catalog search prices reviews users images orders stock mail ledger".split()
-_NAMESPACES = "shop payments media platform".split()
+_NAMES = [
+    "cart",
+    "checkout",
+    "catalog",
+    "search",
+    "prices",
+    "reviews",
+    "users",
+    "images",
+    "orders",
+    "stock",
+    "mail",
+    "ledger",
+]
+_NAMESPACES = ["shop", "payments", "media", "platform"]
 
 Kind = Literal["up", "down", "unready"]
 

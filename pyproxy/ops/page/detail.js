@@ -53,7 +53,9 @@ export class Detail {
     this.endpointNote = h("p", { class: "muted note" });
     this.errors = h("div");
     this.fault = h("p", { class: "fault", hidden: true });
-    this.chartSection = section("Last 15 minutes", h("div", { class: "charts" }, this.charts.map((c) => c.element)));
+    this.chartSection = section("Last 15 minutes",
+      this.chartBox = h("div", { class: "charts", hidden: true }, this.charts.map((c) => c.element)),
+      this.noCharts = h("p", { class: "muted" }, "No traffic in this time."));
     this.frontendSection = section("Served at", table(["Address", "Kind", "State"], this.frontends));
     this.endpointSection = section("Endpoints", table(["Endpoint", "Pod", "Node", "State", "Open"], this.endpoints),
       this.endpointNote);
@@ -141,6 +143,8 @@ export class Detail {
   }
 
   #show(found) {
+    this.chartBox.hidden = !found.history.connections.length;
+    this.noCharts.hidden = !this.chartBox.hidden;
     for (const chart of this.charts) chart.show(found.history, SLOTS, found.step_seconds);
     const frontends = found.ports.flatMap((port) => port.frontends.map((one) => ({ ...one, protocol: port.protocol })));
     rows(this.frontends, frontends.slice(0, MOST_ROWS).map((one) => [
