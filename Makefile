@@ -47,7 +47,8 @@ soak: venv ## a real agent under load while all around it fails: SOAK_MINUTES of
 	$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
 image: ## the container image pyproxy:dev, with Docker
-	docker build -t $(IMAGE) --build-arg REVISION="$$(git rev-parse HEAD)" .
+	docker build -t $(IMAGE) --build-arg REVISION="$$(git rev-parse HEAD)" \
+		--build-arg VERSION="$$($(PYTHON) -c 'import pyproxy; print(pyproxy.__version__)')" .
 
 image-rehearsal: venv ## the same steps without a container engine, as root: sizes and times
 	$(BIN)/python -m tests.image $(or $(REHEARSAL_DIR),build/image)

@@ -346,6 +346,57 @@ def test_the_smoke_tests_scripts_ask_and_answer(tmp_path: Path) -> None:
     assert "refused" in refused.stdout
 
 
+KUBECTL = """#!/bin/sh
+# A cluster in which all is well, but for what $BROKEN says.
+case "$*" in
+*"$BROKEN"*) echo "no $BROKEN today" >&2; exit 1 ;;
+*"delete -f"*) touch "$GONE" ;;
+*"clusterIPs[0]"*) echo 10.96.0.7 ;;
+*"clusterIPs[1]"*) echo fd00:10:96::7 ;;
+*"get nodes"*) echo 172.18.0.2 fd00::2 172.18.0.3 ;;
+*"get pods"*) echo pod/pyproxy-1 pod/pyproxy-2 ;;
+*"scale deploy/web --replicas=0"*) touch "$GONE.scaled" ;;
+*"scale deploy/web --replicas=2"*) rm -f "$GONE.scaled" ;;
+*ask.py*)
+    [ -e "$GONE.scaled" ] && echo "failed: Connection refused" && exit 1
+    echo web-1; echo web-2 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("broken", "failing"),
+    [
+        ("no such thing", set()),
+        ("rollout status deploy/coredns", {"the cluster's DNS is there"}),
+        ("pyproxy status", {"an agent serves on every node"}),
+        ("http://[fd00:10:96::7]/", {"a pod reaches the ClusterIP fd00:10:96::7"}),
+        ("rollout restart", {"a rolling restart of the agents loses no request"}),
+    ],
+)
+def test_the_smoke_test_tells_what_does_not_work_and_cleans_up(
+    tmp_path: Path, broken: str, failing: set[str]
+) -> None:
+    for name, text in (("kubectl", KUBECTL), ("curl", "#!/bin/sh\n"), ("python3", "#!/bin/sh\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(DEPLOY / "kind" / "smoke.sh")],
+        env={"PATH": path, "BROKEN": broken, "GONE": str(tmp_path / "gone")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    claims = [
+        line.split("  ", 1) for line in done.stdout.splitlines() if line[:4] in ("PASS", "FAIL")
+    ]
+    assert {words for verdict, words in claims if verdict == "FAIL"} == failing
+    assert len(claims) == 14
+    assert done.returncode == bool(failing)
+    assert (tmp_path / "gone").exists()
+
+
 def test_the_pages_commands_say_what_they_need_or_are_known() -> None:
     page = (ROOT / "docs" / "install.md").read_text()
     blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
