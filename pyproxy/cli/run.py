@@ -93,15 +93,19 @@ def main(arguments: argparse.Namespace) -> int:
 
 def settings(arguments: argparse.Namespace, configuration: "Configuration") -> "AgentSettings":
     """What a configuration asks for, flags included. Raises ConfigError."""
+    import msgspec
+
     from pyproxy.app.agent import AgentSettings, steer_settings
     from pyproxy.config.kinds import NO_PAGE
     from pyproxy.source.apiserver import ApiServerSettings
 
     if arguments.manifests and (arguments.kubeconfig or arguments.master):
         raise ConfigError("--manifests and --kubeconfig or --master: choose one source")
-    proxy = _proxy_config(configuration)
     own = configuration.pyproxy
     is_steered = _is_steered(configuration)
+    # On a node of a cluster, pods ask Services that others write.
+    refuses_loopback = is_steered and not arguments.manifests
+    proxy = msgspec.structs.replace(_proxy_config(configuration), refuses_loopback=refuses_loopback)
     return AgentSettings(
         proxy=proxy,
         config_file=arguments.config,

@@ -30,6 +30,8 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     bind_address: overrides the node's primary address when it is set (PARITY 9.6).
     localhost_node_ports: whether loopback addresses may serve node ports at all (6.7).
     options: of Services without annotations.
+    refuses_loopback: leave out endpoints with loopback addresses, which are the node's own; where
+    one user writes both the node's files and its Services there is nobody to keep out.
     """
 
     node_name: str = ""
@@ -41,6 +43,7 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     bind_address: str = ""
     localhost_node_ports: bool = True
     options: ServiceOptions = DEFAULT_OPTIONS
+    refuses_loopback: bool = False
 
 
 def parse_node_port_addresses(texts: list[str]) -> NodePortAddresses:

@@ -13,7 +13,15 @@ import msgspec
 from pyproxy.core import wire as api
 from pyproxy.core.options import ANNOTATION_PREFIX
 from pyproxy.errors import DecodeError
-from pyproxy.model.addresses import Cidr, Family, family_of, parse_address, parse_cidr
+from pyproxy.model.addresses import (
+    Cidr,
+    Family,
+    family_of,
+    is_link_local,
+    is_nobodys,
+    parse_address,
+    parse_cidr,
+)
 from pyproxy.model.endpoint import EndpointSlice, SliceEndpoint, SlicePort
 from pyproxy.model.events import Object, Resource, ServiceCidr
 from pyproxy.model.node import AUTOSCALER_TAINT, ZONE_LABEL, Node
@@ -157,9 +165,14 @@ def _addresses(field: str, texts: list[str] | tuple[()], problems: list[str]) ->
         stripped = text.strip()
         if stripped:  # blank ones go silently (4.2)
             try:
-                found[parse_address(stripped)] = None
+                address = parse_address(stripped)
             except ValueError as fault:
                 problems.append(f"{field}: {fault}")
+                continue
+            if is_nobodys(address):  # to listen at 0.0.0.0 is to listen everywhere
+                problems.append(f"{field}: {address} is no host's address, and left out")
+            else:
+                found[address] = None
     return tuple(found)
 
 
@@ -240,6 +253,9 @@ def _slice_endpoints(wire: api.EndpointSlice, problems: list[str]) -> tuple[Slic
             continue
         if family_of(address) != wire.address_type:
             problems.append(f"endpoints.addresses: {address!r} is not {wire.address_type}")
+            continue
+        if is_nobodys(address) or is_link_local(address):  # the API takes neither
+            problems.append(f"endpoints.addresses: {address} is no endpoint's, and left out")
             continue
         found.append(_slice_endpoint(endpoint, address))
     return tuple(found)

@@ -118,10 +118,12 @@ def _why_no_endpoint(store: Store, backend: Backend) -> tuple[Reason, Check]:
             f" kubectl -n {name.namespace} get endpointslices {label}",
         )
     if not any(s.endpoints for s in slices):
+        left_out = [problem for s in slices for problem in s.problems]
+        why = "; ".join(left_out) or "no pod matches the Service's selector"
         return "NoEndpoint", Check(
             "Endpoints",
             ok=False,
-            detail="the EndpointSlices hold no endpoint: no pod matches the Service's selector",
+            detail=f"the EndpointSlices hold no endpoint: {why}",
             fix=f"compare: kubectl -n {name.namespace} get service {name.name} -o wide;"
             f" kubectl -n {name.namespace} get pods --show-labels",
         )

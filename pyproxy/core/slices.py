@@ -6,7 +6,9 @@ of the order in which slices arrive: slices are taken by name, where kube-proxy 
 
 from collections.abc import Iterable, Sequence
 
-from pyproxy.model.addresses import Family, join_host_port
+import msgspec
+
+from pyproxy.model.addresses import Family, is_loopback, join_host_port
 from pyproxy.model.endpoint import Endpoint, EndpointSlice
 from pyproxy.model.service import ServicePort
 
@@ -40,6 +42,20 @@ def count(slices: Sequence[EndpointSlice], port: ServicePort, family: Family) ->
             return len(found), sum([endpoint.ready for endpoint in found])
     merged = merge(slices, port, family, "")
     return len(merged), sum(endpoint.ready for endpoint in merged)
+
+
+def without_loopback(endpoint_slice: EndpointSlice) -> EndpointSlice:
+    """Leave out endpoints with loopback addresses, and say so in its problems.
+
+    The API takes none (ValidateEndpointIP), and to kube-proxy's NAT they lead nowhere. A process
+    that connects by itself would open the loopback of its node to whoever asks the Service.
+    """
+    kept = tuple([e for e in endpoint_slice.endpoints if not is_loopback(e.address)])
+    if len(kept) == len(endpoint_slice.endpoints):
+        return endpoint_slice
+    problem = "endpoints.addresses: loopback addresses are no endpoints, and left out"
+    problems = (*endpoint_slice.problems, problem)
+    return msgspec.structs.replace(endpoint_slice, endpoints=kept, problems=problems)
 
 
 def _port_numbers(endpoint_slice: EndpointSlice, port: ServicePort) -> Iterable[int]:

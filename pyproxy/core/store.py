@@ -19,6 +19,7 @@ from pyproxy.core.frontends import backends_of, frontends_of
 from pyproxy.core.notes import Note, contest_notes, notes_of
 from pyproxy.core.options import options_of
 from pyproxy.core.selection import feeds_endpoints, why_not_proxied
+from pyproxy.core.slices import without_loopback
 from pyproxy.model.addresses import Cidr, Family
 from pyproxy.model.endpoint import EndpointSlice
 from pyproxy.model.events import (
@@ -172,6 +173,8 @@ class Store:
         notes: list[Note],
     ) -> bool:
         """Store one object and mark the Services it touches; say if it is visible by itself."""
+        if self._config.refuses_loopback and isinstance(value, EndpointSlice):
+            value = without_loopback(value)
         objects = self._objects[resource]
         before = objects.get(key)
         if value == before:

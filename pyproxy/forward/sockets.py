@@ -100,7 +100,7 @@ def ignore_new_clients(listener: RawSocket) -> None:
     """Let it drop every SYN, but finish the handshakes that have begun. Raises OSError.
 
     Who is ignored asks again after a second (RFC 6298), and then finds another listener of the same
-    port, once this one is closed. SO_ATTACH_FILTER, socket(7); some kernels (6.18 for one) grant
+    port, once this one is closed. SO_ATTACH_FILTER, socket(7); newer kernels grant
     it on TCP sockets to CAP_NET_ADMIN alone.
     """
     program = b"".join(struct.pack("HBBI", *step) for step in _NO_SYN)

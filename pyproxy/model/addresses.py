@@ -57,6 +57,22 @@ def is_loopback(address: str) -> bool:
     return address == "::1" or address.startswith("127.")
 
 
+# 0.0.0.0/8 and ::, which mean "every address" to who listens; multicast; 240.0.0.0/4 with the
+# broadcast address. `_LINK_LOCAL`: another network's on each interface; cloud metadata is there.
+_NOBODY = re.compile(r"0\.|2(?:2[4-9]|[345]\d)\.|::$|ff[0-9a-f]{2}:")
+_LINK_LOCAL = re.compile(r"169\.254\.|fe[89ab][0-9a-f]:")
+
+
+def is_nobodys(address: str) -> bool:
+    """Whether no host can have a canonical address, which so is no place to listen or connect."""
+    return _NOBODY.match(address) is not None
+
+
+def is_link_local(address: str) -> bool:
+    """Whether a canonical address is in 169.254.0.0/16 or fe80::/10."""
+    return _LINK_LOCAL.match(address) is not None
+
+
 def join_host_port(address: str, port: int) -> str:
     """Return `10.1.2.3:80` or `[fd00::1]:80`, as Kubernetes writes an endpoint."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

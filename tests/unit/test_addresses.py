@@ -3,13 +3,15 @@
 import ipaddress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pyproxy.model.addresses import (
     Cidr,
     family_of,
+    is_link_local,
     is_loopback,
+    is_nobodys,
     join_host_port,
     parse_address,
     parse_cidr,
@@ -174,3 +176,27 @@ def test_canonical_text_tells_family_and_loopback(
     assert family_of(address) == family
     assert is_loopback(address) is loopback
     assert join_host_port(address, 80) == joined
+
+
+@given(st.ip_addresses())
+@settings(max_examples=500)
+@example(ipaddress.ip_address("0.0.0.0"))
+@example(ipaddress.ip_address("223.255.255.255"))
+@example(ipaddress.ip_address("224.0.0.0"))
+@example(ipaddress.ip_address("255.255.255.255"))
+@example(ipaddress.ip_address("169.254.1.1"))
+@example(ipaddress.ip_address("169.255.1.1"))
+@example(ipaddress.ip_address("::"))
+@example(ipaddress.ip_address("::1"))
+@example(ipaddress.ip_address("fe7f::1"))
+@example(ipaddress.ip_address("febf::"))
+@example(ipaddress.ip_address("fec0::1"))
+@example(ipaddress.ip_address("ff02::1"))
+def test_special_addresses_are_those_of_their_networks(
+    found: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    text = parse_address(str(found))
+    address = ipaddress.ip_address(text)
+    nobodys = ("0.0.0.0/8", "224.0.0.0/3") if address.version == 4 else ("::/128", "ff00::/8")
+    assert is_nobodys(text) == any(address in ipaddress.ip_network(n) for n in nobodys)
+    assert is_link_local(text) == address.is_link_local

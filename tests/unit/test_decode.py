@@ -18,6 +18,8 @@ from pyproxy.model.events import RESOURCES, Resource, ServiceCidr, key_of
 from pyproxy.model.node import Node
 from pyproxy.model.service import Service, ServicePort
 from tests.support.builders import (
+    EXTERNAL_IP,
+    LB_IP,
     Json,
     decoded,
     endpoint_slice,
@@ -312,6 +314,21 @@ def test_only_the_first_address_counts_and_bad_ones_cost_themselves_only() -> No
         "endpoints.addresses: 'x' is not an IP address",
         "endpoints.addresses: 'fd00::1' is not IPv4",
     )
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "169.254.169.254", "224.0.0.1", "255.255.255.255"])
+def test_an_address_that_no_endpoint_can_have_is_left_out(address: str) -> None:
+    found = endpoint_slice(address, "10.0.0.3")
+    assert [endpoint.address for endpoint in found.endpoints] == ["10.0.0.3"]
+    assert found.problems == (f"endpoints.addresses: {address} is no endpoint's, and left out",)
+
+
+def test_an_address_that_means_every_address_is_no_external_address() -> None:
+    found = decoded(load_balancer(lb_ips=["0.0.0.0", LB_IP], externalIPs=["::", EXTERNAL_IP]))
+    assert isinstance(found, Service)
+    assert found.load_balancer_ips == (LB_IP,)
+    assert found.external_ips == (EXTERNAL_IP,)
+    assert len(found.problems) == 2
 
 
 def test_slice_ports_need_a_name_and_a_number() -> None:

@@ -374,3 +374,9 @@ def test_endpoints_that_see_the_node_for_several_reasons_are_told_one_by_one() -
     assert f"{LOCAL}:80 is the client itself" in detail
     assert f"{NODE_IP}:80 is the node itself" in detail
     assert "other endpoints see the client's" in detail
+
+
+def test_endpoints_that_were_left_out_are_told_as_the_reason() -> None:
+    store = make_store(make_service(), make_slice("169.254.169.254"))
+    (check,) = [c for c in explained(store, VIP)["checks"] if not c["ok"]]
+    assert "169.254.169.254 is no endpoint's, and left out" in check["detail"]

@@ -3,6 +3,9 @@
 import time
 from typing import Any
 
+import msgspec
+import pytest
+
 from pyproxy.config import ProxyConfig
 from pyproxy.core.store import Changes, Store
 from pyproxy.model.events import RESOURCES, Deleted, Listed
@@ -55,6 +58,17 @@ def test_it_is_synced_when_every_resource_was_listed() -> None:
         store.apply(Listed(resource, ()))
     assert store.is_synced
     assert store.config is CONFIG
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_loopback_endpoints_are_for_those_who_trust_who_writes_them(refuses: bool) -> None:
+    store = make_store(
+        make_service(), config=msgspec.structs.replace(CONFIG, refuses_loopback=refuses)
+    )
+    changes = store.apply(applied(make_slice("127.0.0.1", "10.0.0.3")))
+    assert endpoints(store) == ["10.0.0.3:80"] + ["127.0.0.1:80"] * (not refuses)
+    told = ["loopback addresses are no endpoints" in note.text for note in changes.notes]
+    assert told == [True] * refuses
 
 
 def test_an_event_names_the_frontends_that_changed() -> None:
