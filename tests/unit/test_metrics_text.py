@@ -53,6 +53,7 @@ def reference(ports: dict[ServicePortName, ServicePortCounters]) -> Iterator[Met
         "connect_retries": (CounterMetricFamily, "retries", "TCP"),
         "endpoint_ejections": (CounterMetricFamily, "ejections", "TCP UDP"),
         "endpoints_ejected": (GaugeMetricFamily, "ejected", "TCP UDP"),
+        "udp_flows_active": (GaugeMetricFamily, "active", "UDP"),
         "udp_flows_moved": (CounterMetricFamily, "flows_moved", "UDP"),
     }
     for name, (kind, attribute, protocols) in simple.items():
@@ -61,14 +62,16 @@ def reference(ports: dict[ServicePortName, ServicePortCounters]) -> Iterator[Met
             if port.protocol in protocols:
                 family.add_metric(port, getattr(counted, attribute))
         yield family
-    for name, attribute, label in (
-        ("connections_closed", "closed", "reason"),
-        ("connect_attempts", "attempts", "result"),
+    for name, attribute, label, protocols in (
+        ("connections_closed", "closed", "reason", "TCP UDP"),
+        ("connect_attempts", "attempts", "result", "TCP UDP"),
+        ("udp_datagrams_dropped", "dropped", "reason", "UDP"),
     ):
         family = CounterMetricFamily(f"pyproxy_{name}", "", labels=(*SERVICE_LABELS, label))
         for port, counted in ports.items():
-            for word, count in getattr(counted, attribute).items():
-                family.add_metric((*port, word), count)
+            if port.protocol in protocols:
+                for word, count in getattr(counted, attribute).items():
+                    family.add_metric((*port, word), count)
         yield family
     for name, prefix, protocols in (
         ("bytes", "bytes", "TCP UDP"),
