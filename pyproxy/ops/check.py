@@ -29,8 +29,10 @@ FEW_DESCRIPTORS = 65_536
 _MAX_OUTPUT = 300
 
 # Bits of CapEff in /proc/self/status (capabilities(7), linux/capability.h).
-_CAPABILITIES = {"NET_BIND_SERVICE": 10, "NET_ADMIN": 12, "NET_RAW": 13}
+_CAPABILITIES = {"NET_BIND_SERVICE": 10, "NET_ADMIN": 12}
 _POD = "in a pod, securityContext.capabilities.add"
+_SETTINGS = "/proc/sys/net/ipv4/conf/all/"
+_WHO_SETS_IT = "wg-quick and Calico set it for WireGuard"
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -114,7 +116,8 @@ async def node_findings(
         _ipv6(machine),
     ]
     if is_steering:
-        findings += [_net_admin(capabilities), _net_raw(capabilities), _forwarding(machine)]
+        findings += [_net_admin(capabilities), _forwarding(machine)]
+        findings += [_source_mark(machine), _route_localnet(machine)]
         findings += await _nft(machine, nft_oldest, mark)
     return findings
 
@@ -158,18 +161,29 @@ def _net_admin(capabilities: set[str]) -> Finding:
     )
 
 
-def _net_raw(capabilities: set[str]) -> Finding:
-    """Either capability allows IP_TRANSPARENT (ip(7))."""
-    if "NET_RAW" in capabilities or "NET_ADMIN" in capabilities:
-        detail = "transparent sockets are allowed"
-        return Finding("NET_RAW", ok=True, detail=detail, required=False)
-    return Finding(
-        "NET_RAW",
-        ok=False,
-        detail="transparent sockets are not allowed",
-        fix="NET_ADMIN is enough",
-        required=False,
-    )
+def _source_mark(machine: Machine) -> Finding:
+    """With it the kernel looks up the way back to a client by the mark too, and finds itself."""
+    if machine.read(_SETTINGS + "src_valid_mark") == "1":
+        return Finding(
+            "src_valid_mark",
+            ok=False,
+            detail="on: the kernel drops every IPv4 packet that is steered, as of a false source",
+            fix=f"sysctl -w net.ipv4.conf.all.src_valid_mark=0 ({_WHO_SETS_IT})",
+        )
+    return Finding("src_valid_mark", ok=True, detail="off")
+
+
+def _route_localnet(machine: Machine) -> Finding:
+    if machine.read(_SETTINGS + "route_localnet") == "1":
+        return Finding(
+            "route_localnet",
+            ok=False,
+            detail="on, as kube-proxy leaves it: without pyproxy's table, neighbours of this node"
+            " could reach what listens on its loopback",
+            fix="sysctl -w net.ipv4.conf.all.route_localnet=0, once kube-proxy is gone",
+            required=False,
+        )
+    return Finding("route_localnet", ok=True, detail="off", required=False)
 
 
 def _low_ports(machine: Machine, capabilities: set[str], *, is_required: bool) -> Finding:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 _NET_ADMIN = 1 << 12  # linux/capability.h
 _STATUS = Path("/proc/self/status")
+# fib_validate_source: the way back to a client is looked up with the packet's mark then, and leads
+# to this host itself: a false source.
+_SOURCE_MARK = Path("/proc/sys/net/ipv4/conf/all/src_valid_mark")
 
 
 def why_not() -> str | None:
@@ -20,4 +23,9 @@ def why_not() -> str | None:
         )
     if shutil.which("nft") is None:
         return "steering needs the command nft: install the package nftables"
+    if _SOURCE_MARK.exists() and _SOURCE_MARK.read_text().strip() == "1":
+        return (
+            "steering needs net.ipv4.conf.all.src_valid_mark=0 (sysctl -w): with 1 the kernel drops"
+            " every IPv4 packet that is steered"
+        )
     return None

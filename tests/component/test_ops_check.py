@@ -23,7 +23,7 @@ from pyproxy.ops.check import (
 
 OLDEST = (1, 0, 6)
 MARK = 0x100000
-ALL = (1 << 10) | (1 << 12) | (1 << 13)
+ALL = (1 << 10) | (1 << 12)
 
 
 class FakeMachine:
@@ -81,8 +81,9 @@ async def test_a_node_that_has_everything_can_run_it(machine: FakeMachine) -> No
         "descriptors",
         "IPv6",
         "NET_ADMIN",
-        "NET_RAW",
         "ip_forward",
+        "src_valid_mark",
+        "route_localnet",
         "nft",
         "nftables table",
     ]
@@ -129,7 +130,7 @@ async def test_without_capabilities_it_says_which_one_to_add(machine: FakeMachin
     machine.has_capabilities(0)
     found = await machine.found()
     assert not can_run(found.values())
-    assert not found["NET_RAW"].ok
+    assert not found["NET_ADMIN"].ok
     assert found["NET_ADMIN"].fix.endswith("securityContext.capabilities.add: [NET_ADMIN]")
     assert found["low ports"].fix.endswith("[NET_BIND_SERVICE]")
     assert found["low ports"].detail.startswith("ports below 1024 ")
@@ -160,10 +161,16 @@ async def test_low_ports_need_the_capability_or_the_sysctl(
     assert (await machine.found())["low ports"].ok is ok
 
 
-@pytest.mark.parametrize("bit", [12, 13])
-async def test_either_capability_allows_transparent_sockets(machine: FakeMachine, bit: int) -> None:
-    machine.has_capabilities(1 << bit)
-    assert (await machine.found())["NET_RAW"].ok
+@pytest.mark.parametrize(
+    ("setting", "still_runs"), [("src_valid_mark", False), ("route_localnet", True)]
+)
+async def test_settings_that_others_leave_behind_are_told(
+    machine: FakeMachine, setting: str, still_runs: bool
+) -> None:
+    machine.files[f"/proc/sys/net/ipv4/conf/all/{setting}"] = "1"
+    found = await machine.found()
+    assert [finding.check for finding in found.values() if not finding.ok] == [setting]
+    assert can_run(found.values()) is still_runs
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from pyproxy.model.addresses import FAMILIES, Family
 from pyproxy.model.service import Protocol
+from pyproxy.steer.permission import why_not
 from tests.netns.test_agent_steered import CONFIG, POD_PORT, dual, start
 from tests.support import agents
 from tests.support.builders import make_node
@@ -167,3 +168,17 @@ def test_an_answer_to_nobody_does_not_reach_the_loopback(address: str, tmp_path:
         assert pod.ask("UDP", *place).outcome == "answer"
         assert backend.hits == 1
         assert secret.hits == 0
+
+
+def test_src_valid_mark_would_drop_what_is_steered_and_stops_the_start(lab: Cluster) -> None:
+    """As `pyproxy check` says: the kernel takes what has the mark for this host's own."""
+    with SteeringNode(lab, *OBJECTS):
+        lab.node.sysctl("net.ipv4.conf.all.src_valid_mark", 1)
+        vip = VIPS["IPv4"]
+        assert lab.pods[0].ask("TCP", vip, 80, patience_s=QUIET_S).outcome == "timeout"
+        with lab.node.entered():
+            assert "src_valid_mark=0" in (why_not() or "")
+        lab.node.sysctl("net.ipv4.conf.all.src_valid_mark", 0)
+        assert lab.pods[0].ask("TCP", vip, 80).outcome == "answer"
+        with lab.node.entered():
+            assert why_not() is None

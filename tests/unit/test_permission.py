@@ -10,19 +10,21 @@ ALL, NONE = "CapEff:\t000001ffffffffff\n", "Name:\tx\nCapEff:\t0000000000000000\
 
 
 @pytest.mark.parametrize(
-    ("status", "platform", "path", "says"),
+    ("status", "mark", "platform", "path", "says"),
     [
-        (ALL, "linux", True, None),
-        (NONE, "linux", True, "CAP_NET_ADMIN: run as root"),
-        ("", "linux", True, "CAP_NET_ADMIN: run as root"),
-        (ALL, "linux", False, "the command nft: install the package nftables"),
-        (ALL, "darwin", True, "steering needs Linux"),
+        (ALL, "0\n", "linux", True, None),
+        (NONE, "0\n", "linux", True, "CAP_NET_ADMIN: run as root"),
+        ("", "0\n", "linux", True, "CAP_NET_ADMIN: run as root"),
+        (ALL, "0\n", "linux", False, "the command nft: install the package nftables"),
+        (ALL, "1\n", "linux", True, "net.ipv4.conf.all.src_valid_mark=0"),
+        (ALL, "0\n", "darwin", True, "steering needs Linux"),
     ],
 )
 def test_what_is_missing_is_told_with_what_to_do(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     status: str,
+    mark: str,
     platform: str,
     says: str | None,
     *,
@@ -32,7 +34,10 @@ def test_what_is_missing_is_told_with_what_to_do(
     file.write_text(status)
     (tmp_path / "nft").write_text("#!/bin/sh\n")
     (tmp_path / "nft").chmod(0o755)
+    source_mark = tmp_path / "src_valid_mark"
+    source_mark.write_text(mark)
     monkeypatch.setattr(permission, "_STATUS", file)
+    monkeypatch.setattr(permission, "_SOURCE_MARK", source_mark)
     monkeypatch.setattr("sys.platform", platform)
     monkeypatch.setenv("PATH", str(tmp_path) if path else "/nowhere")
     found = permission.why_not()
