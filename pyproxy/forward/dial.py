@@ -103,7 +103,9 @@ class DirectDialler:
             if reason != "masqueraded":
                 self._metrics.source_address_fallbacks[reason] += 1
         sock = make(endpoint.address)
-        _check(_connect(sock, endpoint), sock)
+        code = sock.connect_ex((endpoint.address, endpoint.port))
+        if code not in _STARTED:
+            raise _refused(code, sock)
         return sock
 
 
@@ -120,23 +122,19 @@ def _start_as(
             if error.errno not in PORT_IN_USE:
                 return "not_possible"
             continue
-        code = _connect(sock, endpoint)
-        if code not in PORT_IN_USE:
-            _check(code, sock)
+        code = sock.connect_ex((endpoint.address, endpoint.port))
+        if code in _STARTED:
             return sock
+        if code not in PORT_IN_USE:
+            raise _refused(code, sock)
         sock.close()
     return "ports_used_up"
 
 
-def _connect(sock: RawSocket, endpoint: "Endpoint") -> int:
-    return sock.connect_ex((endpoint.address, endpoint.port))
-
-
-def _check(code: int, sock: RawSocket) -> None:
-    """Close a socket that the kernel refused to connect, and raise that as an OSError."""
-    if code not in _STARTED:
-        sock.close()
-        raise OSError(code, os.strerror(code))
+def _refused(code: int, sock: RawSocket) -> OSError:
+    """Close a socket that the kernel refused to connect; return that as an OSError."""
+    sock.close()
+    return OSError(code, os.strerror(code))
 
 
 def result_of(code: int) -> "ConnectResult":

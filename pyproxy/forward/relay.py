@@ -42,7 +42,8 @@ _LAST = frozenset({_LAST_MESSAGE, _BOTH_ENDED})
 _FAST_BYTES = 8 * 1024 * 1024
 _FAST_S = 1.0
 
-_DONTWAIT = socket.MSG_DONTWAIT
+# The FIN follows at once, and leaves with the bytes in one packet: the owner passes the end on.
+_MORE = socket.MSG_MORE
 _SPLICE = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
@@ -180,7 +181,7 @@ class Direction:
             owner.on_relay_events(events, self, back)
             return
         try:
-            size = self.source.recv_into(self._buffer, BUFFER_BYTES, _DONTWAIT)
+            size = self.source.recv_into(self._buffer)
         except BlockingIOError:
             return
         except OSError:
@@ -191,7 +192,10 @@ class Direction:
             return
         chunk = self._buffer[:size]
         try:
-            sent = self.destination.send(chunk, _DONTWAIT)
+            if events == _LAST_MESSAGE and size < BUFFER_BYTES:  # a short read, as in `_copy`
+                sent = self.destination.send(chunk, _MORE)
+            else:
+                sent = self.destination.send(chunk)
         except OSError:
             sent = 0  # `pump` meets it again
         self.moved += sent
@@ -200,7 +204,7 @@ class Direction:
         else:
             self._counters.bytes_to_endpoint += sent
         if sent == size < BUFFER_BYTES and events != _BOTH_ENDED:
-            if events != _MESSAGE:  # a short read, as in `_copy`: there is no more
+            if events == _LAST_MESSAGE:
                 owner.on_outcome(self, "ended")
             return
         if sent < size:
@@ -242,7 +246,7 @@ class Direction:
             chunk = self._pending
             if chunk is None:
                 try:
-                    size = self.source.recv_into(self._buffer, BUFFER_BYTES, _DONTWAIT)
+                    size = self.source.recv_into(self._buffer)
                 except BlockingIOError:
                     return "blocked"
                 except OSError:
@@ -251,7 +255,7 @@ class Direction:
                     return "ended"
                 chunk = self._buffer[:size]
             try:
-                sent = self.destination.send(chunk, _DONTWAIT)
+                sent = self.destination.send(chunk)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -285,10 +289,6 @@ class Direction:
         if not self._is_spliced:
             self._is_spliced = True
             self._in_pipe = 0
-            # splice(2) waits on a blocking socket whatever its flags say: for TCP only O_NONBLOCK
-            # counts (Linux tcp_splice_read).
-            self.source.setblocking(False)
-            self.destination.setblocking(False)
             with contextlib.suppress(OSError):  # a wish; the destination may be reset already
                 limit_unsent(self.destination)
             self._begin_trial()

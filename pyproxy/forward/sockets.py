@@ -132,13 +132,11 @@ def receive_no_more(sock: RawSocket) -> None:
 
 
 def accept(listener: RawSocket) -> tuple[RawSocket, SocketAddress]:
-    """Take the next client off the queue: its socket and its address. Raises OSError.
-
-    The descriptor stays in blocking mode, which would take a call to change; the flag given here
-    only tells Python so. Reads and writes on it say MSG_DONTWAIT.
-    """
+    """Take the next client off the queue: its socket and its address. Raises OSError."""
     fd, address = listener._accept()  # type: ignore[attr-defined]
-    return RawSocket(listener.family, _NON_BLOCKING_STREAM, 0, fd), address
+    sock = RawSocket(listener.family, _NON_BLOCKING_STREAM, 0, fd)
+    sock.setblocking(False)
+    return sock, address
 
 
 def prompt_socket(address: str) -> RawSocket:
