@@ -53,6 +53,7 @@ from pyproxy.source.apiserver import ApiServerSettings, ApiServerSource
 from pyproxy.source.manifests import ManifestSource
 from pyproxy.steer import addresses
 from pyproxy.steer.bridge import BridgeReplies
+from pyproxy.steer.migration import keep_waiting_clients
 from pyproxy.steer.nft import Nft
 from pyproxy.steer.reconciler import Steering, SteerSettings
 from pyproxy.steer.routes import PolicyRoute
@@ -153,6 +154,8 @@ class Agent:
     async def run(self, stop: Stop) -> None:
         """Serve until asked to stop, then drain. Raises PyproxyError when it cannot go on."""
         raise_descriptor_limit()
+        if self._steered is not None:
+            keep_waiting_clients()
         try:
             async with asyncio.TaskGroup() as group:
                 await self._succession.look()

@@ -45,8 +45,8 @@ class Leaving:
             self.has_successor = found > has_health_port
         await cancelled(inputs)
         live = await self._forwarding.stop_listening(has_successor=self.has_successor)
-        to_whom = ", for another agent serves" if self.has_successor else ""
-        log.info("taking no new clients%s; %d connections are live", to_whom, live)
+        why = "for another agent serves" if self.has_successor else "as asked"
+        log.info("taking no new clients, %s; %d connections are live", why, live)
         self._succession.left.set()
 
     async def make_room(self, ports: list[asyncio.Task[None]]) -> None:

@@ -2,8 +2,9 @@
 
 Run as `python -m pyproxy.app.worker DESCRIPTOR LOOP`. It decides nothing itself: its table, when to
 stop listening, when to drain and when to end all come from the agent. When the agent is gone it
-stops listening, drains, and ends. Signals are for the agent: ctrl-C in a terminal and the end of a
-container reach every process, and would otherwise cut what the agent lets drain.
+serves for a while, in which another one may start, stops listening, drains, and ends. Signals are
+for the agent: ctrl-C in a terminal and the end of a container reach every process, and would
+otherwise cut what the agent lets drain.
 """
 
 import asyncio
@@ -66,6 +67,9 @@ _MAX_PINS = 10_000
 _ROOM_RETRY_S = 0.1
 # For the last counters to be sent, when the agent may be stuck.
 _FAREWELL_S = 2.0
+# After the agent was killed, a third of the drain time, but no longer than this: a supervisor
+# starts another one in less, which listens beside this worker. What changes is not known here.
+_MOST_ORPHANED_S = 30.0
 
 
 class Worker:
@@ -186,7 +190,14 @@ class Worker:
 
     async def _watch_agent(self) -> None:
         await self._channel.lost.wait()
-        log.warning("the agent is gone: draining, for up to %g s", self._drain_timeout_s)
+        serves_s = min(_MOST_ORPHANED_S, self._drain_timeout_s / 3)
+        log.warning(
+            "the agent is gone: serving for %g s, in which another one may start, and then"
+            " draining, for up to %g s",
+            *(serves_s, self._drain_timeout_s),
+        )
+        await asyncio.sleep(serves_s)
+        self._forwarder.stop_listening(has_successor=True)
         self._leave(self._drain_timeout_s)
 
     # What the agent is told

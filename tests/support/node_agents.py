@@ -40,16 +40,23 @@ steer: nft
 class NodeAgent:
     """An agent; `directory` holds what it reads, its control socket and its log."""
 
-    def __init__(self, host: Host, directory: Path, *arguments: str, number: int = 1) -> None:
-        self._log = directory / f"agent-{number}.log"
+    def __init__(
+        self,
+        host: Host,
+        directory: Path,
+        *arguments: str,
+        number: int = 1,
+        log: Path | None = None,
+    ) -> None:
+        self._log = directory / f"agent-{number}.log" if log is None else log
         command = [sys.executable, "-m", "pyproxy", "run", "--workers", "2"]
         command += ["--config", str(directory / "config.yaml")]
         command += ["--manifests", str(directory / "manifests"), "--hostname-override", host.name]
         if "--control-socket" not in arguments:
             command += ["--control-socket", str(directory / "pyproxy.sock")]
         root = Path(__file__).parents[2]
-        with self._log.open("w") as log:
-            self.process = host.start(*command, *arguments, stderr=log, cwd=root)
+        with self._log.open("w") as written:
+            self.process = host.start(*command, *arguments, stderr=written, cwd=root)
 
     @property
     def log(self) -> str:
