@@ -10,10 +10,14 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || [ ! -f "$keyring" ]
     echo "not installed: kubectl; what needs it is left out" >&2
     exit 0
 fi
+# From where this machine has its own packages.
+# shellcheck disable=SC2016  # apt fills it in
+mirror() { apt-get indextargets --format '$(REPO_URI)' "Identifier: Packages" "Label: Debian" | head -n 1; }
+[ -n "$(mirror)" ] || apt-get update -qq
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 mkdir -p "$place/lists/partial" "$place/cache/archives/partial"
-echo "deb [signed-by=$keyring] http://deb.debian.org/debian trixie main" >"$place/list"
+echo "deb [signed-by=$keyring] $(mirror) trixie main" >"$place/list"
 cd "$place"
 # Lists and cache of its own: this machine stays with its release.
 for command in "update" "download kubectl"; do
