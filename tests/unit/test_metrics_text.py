@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -118,6 +118,7 @@ def samples(text: str, accept: str) -> dict[tuple[str, str, frozenset[tuple[str,
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
+@settings(deadline=None)
 @given(ports=st.dictionaries(NAMES, counters(), max_size=3))
 def test_the_series_of_service_ports_read_back_as_prometheus_clients_own(
     accept: str, ports: dict[ServicePortName, ServicePortCounters]
