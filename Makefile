@@ -7,7 +7,7 @@ SOAK_MINUTES ?= 10
 IMAGE ?= pyproxy:dev
 KUBECTL := kubectl --context kind-pyproxy
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format bench soak lock system-packages clean
+.PHONY: help venv demo test check format bench soak lock licences audit system-packages clean
 .PHONY: image image-rehearsal kind-up kind-load kind-deploy kind-smoke kind-down
 
 help: ## what there is to make
@@ -76,6 +76,12 @@ lock: venv ## resolve the dependencies of pyproject.toml anew
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 pyproject.toml -o deploy/requirements.lock
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --group build -o deploy/requirements-build.lock
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 pyproject.toml --group dev -o deploy/requirements-dev.lock
+
+licences: venv ## write docs/licences.md anew, after the lock has changed
+	$(BIN)/python -m tests.support.licences > docs/licences.md
+
+audit: venv ## ask the Python packaging advisory database about every dependency; takes the network
+	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r deploy/requirements.lock
 
 system-packages:
 	@deploy/system-packages.sh
