@@ -32,10 +32,11 @@ _HEAD = """\
 # Licences
 
 What `deploy/requirements.lock` installs beside pyproxy, which is under Apache-2.0 itself. `make
-licences` writes this file from what the installed packages say of themselves; a test holds it to the
-lock, and each licence to a list: permissive ones, and MPL-2.0, whose terms are for changes of its own
-files. pyroute2 is offered under GPL-2.0-or-later or Apache-2.0, and used under the latter. The image
-has `nft` and its libraries beside that (GPL-2.0): programs of their own, which are run, not linked.
+licences` writes this file from what the installed packages say of themselves; a test holds it to
+the lock, and each licence to a list: permissive ones, and MPL-2.0, whose terms are for changes of
+its own files. pyroute2 is offered under GPL-2.0-or-later or Apache-2.0, and used under the
+latter. The image has `nft` and its libraries beside that (GPL-2.0): programs of their own, which
+are run, not linked.
 
 | package | version | licence |
 | --- | --- | --- |
@@ -52,7 +53,7 @@ class Pin(NamedTuple):
 
 def pins(lock: str) -> list[Pin]:
     """Read the requirements of a lock. Raises ValueError at a line that pins nothing exactly."""
-    found = []
+    found: list[Pin] = []
     has_hash = True
     for line in lock.splitlines():
         if match := _PIN.match(line):
