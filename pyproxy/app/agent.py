@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
 
@@ -116,7 +116,7 @@ class Agent:
         self._settings = settings
         self.metrics = Metrics()
         self.store = Store(settings.proxy)
-        self.health = ProxyHealth(timedelta(seconds=2 * settings.sync_period_s))
+        self.health = ProxyHealth(2 * settings.sync_period_s, time.monotonic)
         self.ready = asyncio.Event()
         self.urls: dict[str, str] = {}
         self._draining = asyncio.Event()

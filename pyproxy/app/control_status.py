@@ -16,7 +16,7 @@ def status(parts: Parts) -> dict[str, Any]:
     """The answer to GET /status."""
     store, metrics = parts.store, parts.metrics
     table, now = store.table(), datetime.now(UTC)
-    state, reasons = state_of(parts, now)
+    state, reasons = state_of(parts)
     faults = parts.forwarding.bind_faults()
     return {
         "state": state,
@@ -58,9 +58,9 @@ def status(parts: Parts) -> dict[str, Any]:
     }
 
 
-def state_of(parts: Parts, now: datetime) -> tuple[str, list[str]]:
+def state_of(parts: Parts) -> tuple[str, list[str]]:
     """How the agent is: `healthy`, `degraded` or `down`; and why it is not healthy."""
-    down, degraded = _down(parts, now), _degraded(parts)
+    down, degraded = _down(parts), _degraded(parts)
     return "down" if down else "degraded" if degraded else "healthy", down + degraded
 
 
@@ -79,14 +79,14 @@ def error_json(error: Error) -> dict[str, Any]:
     }
 
 
-def _down(parts: Parts, now: datetime) -> list[str]:
+def _down(parts: Parts) -> list[str]:
     """Why clients are not served, or not by what is known now."""
     why = []
     if parts.health.is_stopping:
         why.append("draining: it takes no new clients")
     if not parts.is_serving():
         why.append("nothing is served yet: the first table is not complete")
-    if not parts.health.is_healthy(now):
+    if not parts.health.is_healthy():
         why.append("an update of the table has been waiting for too long; the log tells why")
     return why
 

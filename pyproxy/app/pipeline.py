@@ -103,9 +103,8 @@ class Pipeline:
         """Ask for an update, if the table is whole."""
         # A partial table would refuse clients of what is yet to come (17.1).
         if self._store.is_synced and not self._awaited:
-            now = datetime.now(UTC)
-            self._health.queued(now)
-            self._metrics.last_queued_s = now.timestamp()
+            self._health.queued()
+            self._metrics.last_queued_s = datetime.now(UTC).timestamp()
             self._request()
 
     async def update(self) -> None:

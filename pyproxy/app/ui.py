@@ -7,7 +7,6 @@ While nobody does, only the history goes on.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -140,7 +139,7 @@ class Page:
 
     def _summary(self, **more: Any) -> bytes:
         """What ends each look: the state of the agent, sums, and the picture."""
-        state, reasons = state_of(self._parts, datetime.now(UTC))
+        state, reasons = state_of(self._parts)
         doings = self._doings.values()
         return _event(
             state=state,

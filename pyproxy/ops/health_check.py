@@ -9,7 +9,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 
 from aiohttp import web
 
@@ -30,13 +29,10 @@ class HealthCheckServers:
         publish_event: Callable[[Occurrence], None],
         health: ProxyHealth,
         node_name: str,
-        *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._publish_event = publish_event
         self._health = health
         self._node_name = node_name
-        self._now = now
         self._servers: dict[int, _Server] = {}
         self._updating = asyncio.Lock()
 
@@ -70,7 +66,7 @@ class HealthCheckServers:
             self._tell(check, fault)
 
     def _is_healthy(self) -> bool:
-        return self._health.is_healthy(self._now())  # not whether the node is eligible (12.20)
+        return self._health.is_healthy()  # not whether the node is eligible (12.20)
 
     def _tell(self, check: HealthCheck, fault: OSError) -> None:
         why = os.strerror(fault.errno or 0)

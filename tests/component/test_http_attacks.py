@@ -11,7 +11,6 @@ import re
 import socket
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -24,6 +23,7 @@ from pyproxy.ops.bounded import MOST_CONNECTIONS
 from pyproxy.ops.health_check import HealthCheckServers
 from tests.support import agents
 from tests.support.backends import descriptors
+from tests.support.clock import Clock
 
 CROWD = 10 * MOST_CONNECTIONS
 # What is said before falling silent: nothing, a beginning that never ends, a whole question.
@@ -110,10 +110,8 @@ async def health_check() -> AsyncIterator[int]:
     """A health-check node port on 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
-    health = ProxyHealth(timedelta(seconds=60))
-    servers = HealthCheckServers(
-        lambda _: None, health, "node-1", now=lambda: datetime(2026, 1, 1, tzinfo=UTC)
-    )
+    health = ProxyHealth(60, Clock())
+    servers = HealthCheckServers(lambda _: None, health, "node-1")
     check = HealthCheck(ServiceName("default", "web"), port, {"IPv4": 1}, "uid-1")
     await servers.update({port: check}, ["127.0.0.1"])
     try:

@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 
 import aiohttp
 import pytest
@@ -14,8 +13,7 @@ from pyproxy.model.service import ServiceName
 from pyproxy.ops.events import Occurrence, Regarding
 from pyproxy.ops.health_check import HealthCheckServers
 from tests.support.backends import new_address
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
+from tests.support.clock import Clock
 
 
 def free_port() -> int:
@@ -43,10 +41,9 @@ async def ask(address: str, port: int, method: str = "GET", path: str = "/") -> 
 class World:
     def __init__(self) -> None:
         self.events: list[Occurrence] = []
-        self.health = ProxyHealth(timedelta(seconds=60))
-        self.servers = HealthCheckServers(
-            self.events.append, self.health, "node-1", now=lambda: NOW
-        )
+        self.clock = Clock()
+        self.health = ProxyHealth(60, self.clock)
+        self.servers = HealthCheckServers(self.events.append, self.health, "node-1")
 
     async def update(self, checks: list[HealthCheck], *addresses: str) -> None:
         await self.servers.update({check.port: check for check in checks}, addresses)
@@ -97,7 +94,8 @@ async def test_a_proxy_that_is_not_healthy_has_no_healthy_service(world: World) 
     await world.update([check_on(port)], at)
     world.health.is_node_eligible = False  # which is told on the health port only (12.20)
     assert await ask(at, port) == (200, "1")
-    world.health.queued(NOW - timedelta(hours=1))
+    world.health.queued()
+    world.clock.now_s += 3600
     assert await ask(at, port) == (503, "1")
 
 

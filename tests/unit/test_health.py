@@ -2,15 +2,26 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from pyproxy.core.health import ProxyHealth, rfc3339
+from tests.support.clock import Clock
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-TIMEOUT = timedelta(seconds=60)
+TIMEOUT_S = 60
 SECOND = timedelta(seconds=1)
 
 
+class Health(ProxyHealth):
+    """One whose clock the test sets."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        super().__init__(TIMEOUT_S, self.clock)
+
+
 def test_before_the_first_update_it_is_healthy_and_tells_no_status() -> None:
-    status, body = ProxyHealth(TIMEOUT).healthz(START)
+    status, body = Health().healthz(START)
     assert status == 200
     assert body == {
         "lastUpdated": "2026-01-01T00:00:00Z",
@@ -21,26 +32,42 @@ def test_before_the_first_update_it_is_healthy_and_tells_no_status() -> None:
 
 
 def test_an_update_that_waits_for_the_time_out_makes_it_unhealthy() -> None:
-    health = ProxyHealth(TIMEOUT)
-    health.queued(START)
-    assert health.healthz(START + TIMEOUT - SECOND)[0] == 200
-    status, body = health.healthz(START + TIMEOUT)
+    health = Health()
+    health.queued()
+    health.clock.now_s += TIMEOUT_S - 1
+    assert health.healthz(START)[0] == 200
+    health.clock.now_s += 1
+    status, body = health.healthz(START)
     assert status == 503
     assert body["healthy"] is False
-    assert health.livez(START + TIMEOUT)[0] == 503
+    assert health.livez(START)[0] == 503
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_jump_of_the_wall_clock_neither_ends_nor_lengthens_the_wait(hours: int) -> None:
+    health = Health()
+    health.queued()
+    after = START + timedelta(hours=hours)
+    health.clock.now_s += TIMEOUT_S - 1
+    assert health.livez(after)[0] == 200
+    health.clock.now_s += 1
+    assert health.livez(after)[0] == 503
 
 
 def test_later_requests_do_not_put_the_first_one_off() -> None:
-    health = ProxyHealth(TIMEOUT)
-    health.queued(START)
-    health.queued(START + 59 * SECOND)
-    assert health.healthz(START + TIMEOUT)[0] == 503
+    health = Health()
+    health.queued()
+    health.clock.now_s += TIMEOUT_S - 1
+    health.queued()
+    health.clock.now_s += 1
+    assert health.healthz(START)[0] == 503
 
 
 def test_an_update_that_is_applied_clears_what_waited() -> None:
-    health = ProxyHealth(TIMEOUT)
-    health.queued(START)
+    health = Health()
+    health.queued()
     health.updated(START + SECOND)
+    health.clock.now_s += 2_592_000
     status, body = health.healthz(START + timedelta(days=30))
     assert status == 200
     assert body["status"] == {
@@ -50,21 +77,23 @@ def test_an_update_that_is_applied_clears_what_waited() -> None:
 
 
 def test_last_updated_is_now_when_well_and_the_last_real_update_when_not() -> None:
-    health = ProxyHealth(TIMEOUT)
+    health = Health()
     health.updated(START)
-    health.queued(START + SECOND)
+    health.queued()
     assert health.healthz(START + 2 * SECOND)[1]["lastUpdated"] == "2026-01-01T00:00:02Z"
-    assert health.healthz(START + 2 * TIMEOUT)[1]["lastUpdated"] == "2026-01-01T00:00:00Z"
+    health.clock.now_s += TIMEOUT_S
+    assert health.healthz(START + 2 * SECOND)[1]["lastUpdated"] == "2026-01-01T00:00:00Z"
 
 
 def test_without_any_update_last_updated_is_the_zero_time_of_go() -> None:
-    health = ProxyHealth(TIMEOUT)
-    health.queued(START)
-    assert health.livez(START + TIMEOUT)[1]["lastUpdated"] == "0001-01-01T00:00:00Z"
+    health = Health()
+    health.queued()
+    health.clock.now_s += TIMEOUT_S
+    assert health.livez(START)[1]["lastUpdated"] == "0001-01-01T00:00:00Z"
 
 
 def test_a_node_that_leaves_fails_healthz_and_not_livez() -> None:
-    health = ProxyHealth(TIMEOUT)
+    health = Health()
     health.is_node_eligible = False
     status, body = health.healthz(START)
     assert (status, body["healthy"], body["nodeEligible"]) == (503, True, False)
@@ -74,7 +103,7 @@ def test_a_node_that_leaves_fails_healthz_and_not_livez() -> None:
 
 
 def test_stopping_fails_healthz_and_not_livez() -> None:
-    health = ProxyHealth(TIMEOUT)
+    health = Health()
     health.is_stopping = True
     status, body = health.healthz(START)
     assert (status, body["healthy"], body["stopping"]) == (503, True, True)
