@@ -190,7 +190,7 @@ class PyproxyConfiguration(Section, frozen=True):
         int,
         Doc(
             "Live TCP connections of the node; each worker may have its share. Further clients wait"
-            " to be accepted.",
+            " to be accepted. The last tenth is not for the Service that has the most.",
             at_least=1,
         ),
     ] = 65_536

@@ -108,7 +108,7 @@ class Connections:
         served = listener.served
         counters = served.counters
         counters.opened += 1
-        if (listener.max_connections is not None or self.admission.is_short()) and (
+        if (listener.max_connections is not None or self.admission.is_crowded()) and (
             refusal := self._refusal(served)
         ) is not None:
             counters.closed[refusal] += 1
@@ -177,7 +177,7 @@ class Connections:
             if total > limit:
                 self._live_counts.publish(service.name, service.live)
                 return "over_limit"
-        if self.admission.is_short() and service is self._busiest():
+        if self.admission.is_crowded() and service is self._busiest():
             return "over_budget"
         return None
 

@@ -1,8 +1,9 @@
 """Whether to take one more client: the bound on live connections, and pauses when out of files.
 
 Clients that are not taken stay in the kernel's accept queues; nothing is refused here, nothing
-spins. Before descriptors run out they run short, and then the Service with the most connections
-should get no more (`is_short`): one Service's flood must not take what the others need.
+spins. Before descriptors run out they run short, and before the bound on connections is reached it
+is crowded: then the Service with the most connections should get no more (`is_crowded`), as one
+Service's flood must not take what the others need.
 Owns the list of listeners that have stopped because of it (parked), and wakes them.
 """
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-# Above this share of the descriptors they run short.
+# Above this share of the descriptors they run short; above this of the connections it is crowded.
 _SHORT = 0.9
 # Descriptors of the process that the forwarder does not count: the loop's, logs, HTTP ports.
 _OTHERS = 64
@@ -45,6 +46,7 @@ class Admission:
     ) -> None:
         self.live = 0
         self._max = settings.max_connections
+        self._crowd = settings.max_connections * _SHORT
         limit = settings.max_descriptors
         self._many = math.inf if limit is None else limit * _SHORT - _OTHERS
         self._poller = poller
@@ -63,6 +65,10 @@ class Admission:
     def is_short(self) -> bool:
         """Whether descriptors run short. Pipes are few (`pipes.MAX_PIPES`), and not counted."""
         return self._poller.watched >= self._many
+
+    def is_crowded(self) -> bool:
+        """Whether what is left of connections, or descriptors, should go to other Services."""
+        return self.live >= self._crowd or self.is_short()
 
     def closed(self) -> None:
         """Count its end; a listener that waits for room goes on."""

@@ -14,7 +14,7 @@ CloseReason = Literal[
     "not_allowed",  # refused: the source ranges leave this client out
     "connect_failed",  # refused: no endpoint could be connected within the deadline
     "over_limit",  # refused: the Service has as many connections as it allows
-    "over_budget",  # refused: descriptors run short, and this Service has the most connections
+    "over_budget",  # refused: there is little room left, and this Service has the most connections
     "endpoint_removed",  # its endpoint had left the Service, or served no more
     "idle",  # no byte for the Service's idle time-out
     "aged",  # ended in order at the Service's greatest age of a connection

@@ -298,6 +298,32 @@ async def test_when_descriptors_run_short_the_busiest_service_gets_no_more() -> 
             await talk(back_to_normal)
 
 
+async def test_the_last_tenth_of_the_connections_is_not_for_the_busiest_service() -> None:
+    busy, quiet = new_address(), new_address()
+    async with (
+        tcp_backend(new_address(), echo) as endpoint,
+        rig(ForwardSettings(max_connections=20)) as it,
+    ):
+        it.serve(
+            frontend_of(busy, backend_of([endpoint])),
+            frontend_of(quiet, backend_of([endpoint], service="quiet")),
+        )
+        clients = [await connect(busy) for _ in range(18)]
+        try:
+            for client in clients:
+                await talk(client)
+            with waiting_client(busy) as refused, await connect(quiet) as served:
+                assert await is_reset(refused)
+                await talk(served)
+            assert it.counters().closed == {"over_budget": 1}
+        finally:
+            for client in clients:
+                client.close()
+        await it.all_closed()
+        with await connect(busy) as back_to_normal:
+            await talk(back_to_normal)
+
+
 async def test_when_descriptors_run_short_a_new_flow_takes_the_place_of_the_longest_idle() -> None:
     vip = new_address()
     settings = ForwardSettings(max_descriptors=80)  # 8 beside those that are set aside
