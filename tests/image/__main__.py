@@ -40,6 +40,7 @@ class Stage:
         self.environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
         self.workdir = "/"
         self.entrypoint: list[str] = []
+        shutil.rmtree(directory, ignore_errors=True)  # of the last time
         subprocess.run(["cp", "-a", str(base), str(directory)], check=True)
         shutil.copy("/etc/resolv.conf", directory / "etc/resolv.conf")
         if _CERTIFICATES.exists():
@@ -60,6 +61,7 @@ class Stage:
 
 def context(directory: Path) -> Path:
     """What an engine would be sent: the files that .dockerignore lets through."""
+    shutil.rmtree(directory, ignore_errors=True)
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     for name in (line[1:] for line in lines if line.startswith("!")):
         source, target = ROOT / name, directory / name
