@@ -171,8 +171,8 @@ class Agent:
                 if self._leaving.has_successor:
                     await self._pipeline.close()
                 await self._leaving.drain(stop, self._settings.drain_timeout_s)
-                if self._succession.asked.is_set():  # a supervisor would start it again
-                    await asked.wait()
+                if self._succession.asked.is_set():
+                    await self._leaving.stand_by(stop)
                 for task in (*ports, *lasting):
                     task.cancel()
             change.check()

@@ -1,6 +1,7 @@
 """How an agent leaves: it steers no more, takes no new clients, makes room, and drains."""
 
 import asyncio
+import contextlib
 import logging
 
 from pyproxy.app.forwarding import Forwarding
@@ -8,9 +9,14 @@ from pyproxy.app.stop import Stop
 from pyproxy.app.succession import Succession
 from pyproxy.app.tasks import cancelled
 from pyproxy.core.health import ProxyHealth
+from pyproxy.errors import PyproxyError
 from pyproxy.ops.shared_port import listeners
 
 log = logging.getLogger(__name__)
+
+# How often to look for a successor; it is gone when it was not there so many times in a row.
+_LOOK_S = 1.0
+_MISSES = 3
 
 
 class Leaving:
@@ -38,11 +44,12 @@ class Leaving:
 
         has_health_port: whether one of the listeners on that port is this agent.
         """
-        self._health.is_stopping = True
         self.has_successor = self._succession.asked.is_set()
         if not self.has_successor and self._health_port is not None:
             found = await asyncio.to_thread(listeners, self._health_port)
             self.has_successor = found > has_health_port
+        # Not a word of stopping where a load balancer may ask either: the successor is well.
+        self._health.is_stopping = not self.has_successor
         await cancelled(inputs)
         live = await self._forwarding.stop_listening(has_successor=self.has_successor)
         why = "for another agent serves" if self.has_successor else "as asked"
@@ -54,6 +61,23 @@ class Leaving:
         self.has_successor = self.has_successor or self._succession.asked.is_set()
         if self.has_successor:
             await cancelled(ports)
+
+    async def stand_by(self, stop: Stop) -> None:
+        """Wait, after another agent took over, until asked to stop.
+
+        A supervisor would start again what ends by itself, and then this one would take over.
+        Raises PyproxyError when that agent is gone: now it should be started again.
+        """
+        misses = 0
+        while misses < _MISSES:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await stop.asked.wait()
+                    return
+            port = self._health_port
+            found = 1 if port is None else await asyncio.to_thread(listeners, port)
+            misses = 0 if found else misses + 1
+        raise PyproxyError("the agent that took over is gone: ending, to be started again")
 
     async def drain(self, stop: Stop, timeout_s: float) -> None:
         """Wait for live connections, but not for longer than allowed, nor after a second signal."""

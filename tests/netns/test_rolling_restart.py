@@ -38,6 +38,21 @@ def loaded(lab: Cluster) -> Iterator[tuple[Load, Load]]:
         yield pod, outside
 
 
+def test_an_agent_that_has_left_ends_when_its_successor_is_gone(tmp_path: Path) -> None:
+    with served(tmp_path) as lab:
+        old = NodeAgent(lab.node, tmp_path, number=1).serving()
+        new = NodeAgent(lab.node, tmp_path, number=2).serving()
+        new.until("took over")
+        old.until("draining")
+        assert old.process.poll() is None  # a supervisor would start it again
+        workers = new.workers()
+        new.kill()
+        assert old.ended() == 1
+        assert "the agent that took over is gone" in old.log
+        for pid in workers:
+            new.kill(pid)
+
+
 @pytest.mark.parametrize("migrates", [True, False], ids=["migrate", "filter"])
 @pytest.mark.parametrize("way", ["hand-over", "SIGTERM"])
 def test_a_rolling_restart_loses_nothing(way: str, migrates: bool, tmp_path: Path) -> None:
