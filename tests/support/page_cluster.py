@@ -32,6 +32,9 @@ _NAMES = [
 ]
 _NAMESPACES = ["shop", "payments", "media", "platform"]
 
+# Several may be served at one time, by this process and by others.
+_NETWORKS = itertools.count(random.randrange(150))
+
 Kind = Literal["up", "down", "unready"]
 
 
@@ -71,20 +74,21 @@ def _suffix(address: str) -> str:
 
 
 def shop(count: int) -> list[Made]:
-    """So many Services: a dozen with traffic, some in trouble, the rest quiet."""
-    addresses = (f"{n >> 8 & 255}.{n % 250 + 1}" for n in itertools.count(1))
+    """So many Services, up to 10,000: some with traffic, some in trouble, the rest quiet."""
+    network = 100 + next(_NETWORKS) % 150
+    addresses = (f"127.{network}.{100 + n // 250}.{n % 250 + 1}" for n in itertools.count())
     made = []
     for number in range(count):
         name = _NAMES[number % len(_NAMES)]
         turn = number // len(_NAMES)
         pods: list[tuple[str, Kind]] = [
-            (f"127.98.{next(addresses)}", "up") for _ in range(2 + number % 3)
+            (next(addresses), "up") for _ in range(2 + number % 3 if number < 60 else 1)
         ]
         made.append(
             Made(
                 _NAMESPACES[number % len(_NAMESPACES)],
                 f"{name}-{turn}" if turn else name,
-                f"127.{100 + number // 60_000}.{number // 240 % 250}.{number % 240 + 1}",
+                f"127.{network}.{number // 240}.{number % 240 + 1}",
                 pods,
                 _LOADS[number] if number < len(_LOADS) else (0.0, 0, 0),
             )

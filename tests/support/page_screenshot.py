@@ -83,7 +83,7 @@ def in_all_states(window: Browser, count: int, directory: Path, warm_up_s: float
         for size, scheme in (("wide", "light"), ("small", "dark"), ("phone", "light")):
             window.resize(*SIZES[size])
             window.prefer(prefers_color_scheme=scheme)
-            for name in ("payments/checkout", "shop/prices", "payments/stock", "media/ledger"):
+            for name in ("payments/checkout", "shop/prices", "payments/stock", "platform/ledger"):
                 if window.run("return pyproxy.model.byKey.has(arguments[0])", name):
                     window.run("location.hash = '#/' + arguments[0]", name)
                     take(window, directory / f"{count}-{size}-{name.replace('/', '-')}.png")

@@ -132,7 +132,10 @@ function clear() {
 function banner() {
   const box = $("banner");
   box.hidden = !lost;
-  if (!lost) return;
+  if (!lost) {
+    setText(box, "");
+    return;
+  }
   const seconds = (Date.now() - lost.since.getTime()) / 1000;
   const since = `Agent not reachable since ${clock(lost.since)} (${span(seconds)})`;
   setText(box, lost.why ? `No live view: ${lost.why}. Trying again.` : `${since}. What is shown is from then; trying again.`);

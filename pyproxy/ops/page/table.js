@@ -118,9 +118,9 @@ export class Table {
   // Move by so many rows, or to either end; open: whether the detail follows.
   move(by) {
     if (!this.shown.length) return;
-    const at = this.shown.indexOf(this.current);
-    const to = at < 0 ? (by < 0 ? this.shown.length - 1 : 0)
-      : Math.min(this.shown.length - 1, Math.max(0, at + by));
+    const known = this.shown.indexOf(this.current);
+    const at = known < 0 && by < 0 ? this.shown.length : known;
+    const to = Math.min(this.shown.length - 1, Math.max(0, at + by));
     this.#reveal(to);
     this.select(this.shown[to]);
   }
