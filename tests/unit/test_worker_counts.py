@@ -137,3 +137,15 @@ def test_endpoints_that_a_dead_worker_had_ejected_are_ejected_no_more() -> None:
     assert agent.service_port(WEB).ejected == 1
     pair.sum.lost(0)
     assert agent.service_port(WEB).ejected == 0
+
+
+def test_datagrams_that_are_dropped_without_any_flow_are_told_of() -> None:
+    agent = Metrics()
+    pair = Pair(agent)
+    pair.metrics.service_port(DNS).dropped["no_endpoint"] += 2
+    pair.tell()
+    assert agent.service_port(DNS).dropped == {"no_endpoint": 2}
+    assert pair.tell().service_ports == []
+    pair.metrics.service_port(DNS).dropped["no_endpoint"] += 1
+    pair.tell()
+    assert agent.service_port(DNS).dropped == {"no_endpoint": 3}
