@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -165,7 +165,9 @@ class Load:
                 await self._stop.wait()
                 for task in tasks:
                     task.cancel()
-        await asyncio.sleep(0.2)  # pods see that their clients are gone
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # pods, that see their clients gone
+        if left:
+            await asyncio.wait(left, timeout=10)
 
     async def _drive(self, made: Made, offset: int) -> None:
         rate, size, _ = made.load
@@ -178,35 +180,41 @@ class Load:
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
+    async with _closing(writer):
         wanted = int(await reader.readline() or 0)
         writer.write(bytes(wanted))
         await writer.drain()
         if not wanted:
             await reader.read()
-    except (ConnectionError, ValueError):
-        pass
-    finally:
-        writer.close()
 
 
 async def _ask(vip: str, size: int) -> None:
     with contextlib.suppress(OSError):
         reader, writer = await asyncio.open_connection(vip, 8080)
-        writer.write(b"%d\n" % size)
-        await reader.read()
-        await asyncio.sleep(0.15)
-        writer.close()
+        async with _closing(writer):
+            writer.write(b"%d\n" % size)
+            await reader.read()
+            await asyncio.sleep(0.15)
 
 
 async def _hold(vip: str) -> None:
     with contextlib.suppress(OSError):
         _, writer = await asyncio.open_connection(vip, 8080)
-        try:
+        async with _closing(writer):
             writer.write(b"0\n")
             await asyncio.Event().wait()
-        finally:
-            writer.close()
+
+
+@contextlib.asynccontextmanager
+async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    try:
+        yield
+    except (OSError, ValueError):
+        pass
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 @contextlib.contextmanager
