@@ -108,6 +108,8 @@ def test_a_rate_of_one_lets_one_pass_each_second() -> None:
 
 def test_records_that_come_late_do_not_turn_back_the_clock() -> None:
     limiter = Limiter(10)
+    assert limiter.allows(WEB, "error", 5.0)
+    assert limiter.allows(WEB, "error", 1.0)
     passed(limiter, WEB, "error", 100, 5.0)
     assert not passed(limiter, WEB, "error", 100, 1.0)
     assert not passed(limiter, WEB, "error", 100, 5.0)
