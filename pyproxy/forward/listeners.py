@@ -82,7 +82,7 @@ class TcpListener:
             return
         if self._is_muted:
             self._is_muted = False
-            self._connections.poller.unmute(self._sock.fileno(), LISTENER)
+            self._connections.poller.report(self._sock.fileno(), LISTENER)
         for _ in range(_ACCEPTS_IN_A_TURN):
             if not self._accept_one():
                 return

@@ -26,8 +26,11 @@ HANGUP = select.EPOLLHUP
 PEER_ENDED = select.EPOLLRDHUP
 URGENT = select.EPOLLPRI
 READABLE = IN | PEER_ENDED | HANGUP | ERROR
-# Edge-triggered. Of a connection one wants to know everything.
-CONNECTION = IN | OUT | PEER_ENDED | URGENT | select.EPOLLET
+# Edge-triggered. Of an endpoint's connection one wants to know everything; of a client's, whether
+# there is room, only once there was none. The kernel tells of room again whenever the state of a
+# connection changes: four of five short ones had such an event, for nothing, after their answer.
+CLIENT = IN | PEER_ENDED | URGENT | select.EPOLLET
+CONNECTION = CLIENT | OUT
 # Level-triggered: told again as long as a client waits, so that nobody has to accept until there is
 # none, which costs a call and an exception.
 LISTENER = IN
@@ -94,11 +97,11 @@ class Poller:
         self._watchers[fd] = watcher
 
     def mute(self, fd: int) -> None:
-        """Report nothing of a descriptor until it is unmuted: nobody would act on it."""
+        """Report nothing of a descriptor until `report`: nobody would act on it."""
         self._epoll.modify(fd, 0)
 
-    def unmute(self, fd: int, events: int) -> None:
-        """Report its events again."""
+    def report(self, fd: int, events: int) -> None:
+        """Report these events of a watched descriptor from now on, and what it is ready for."""
         self._epoll.modify(fd, events)
 
     def hand_over(self, fd: int, watcher: Watcher) -> None:

@@ -169,8 +169,9 @@ class Direction:
         back, owner = self.back, self.owner
         if back is None or owner is None:
             return
+        seen = events | OUT  # of a client, `events` mostly tells of no room
         if (
-            (events != _MESSAGE and events not in _LAST)
+            (seen != _MESSAGE and seen not in _LAST)
             or self.has_pending
             or back.has_pending
             or self._full_buffers
@@ -192,7 +193,7 @@ class Direction:
             return
         chunk = self._buffer[:size]
         try:
-            if events == _LAST_MESSAGE and size < BUFFER_BYTES:  # a short read, as in `_copy`
+            if seen == _LAST_MESSAGE and size < BUFFER_BYTES:  # a short read, as in `_copy`
                 sent = self.destination.send(chunk, _MORE)
             else:
                 sent = self.destination.send(chunk)
@@ -203,14 +204,14 @@ class Direction:
             self._counters.bytes_to_client += sent
         else:
             self._counters.bytes_to_endpoint += sent
-        if sent == size < BUFFER_BYTES and events != _BOTH_ENDED:
-            if events == _LAST_MESSAGE:
+        if sent == size < BUFFER_BYTES and seen != _BOTH_ENDED:
+            if seen == _LAST_MESSAGE:
                 owner.on_outcome(self, "ended")
             return
         if sent < size:
             self._hold(chunk[sent:])
-        self.source_ended = events != _MESSAGE
-        self.reads_on = events == _BOTH_ENDED
+        self.source_ended = seen != _MESSAGE
+        self.reads_on = seen == _BOTH_ENDED
         owner.on_outcome(self, self.pump())
 
     def on_resume(self) -> None:

@@ -23,7 +23,16 @@ from pyproxy.core.lifetime import overdue
 from pyproxy.core.loops import leads_back
 from pyproxy.core.proxy_protocol import header
 from pyproxy.forward.dial import result_of
-from pyproxy.forward.poller import ERROR, HANGUP, OUT, PEER_ENDED, READABLE, URGENT
+from pyproxy.forward.poller import (
+    CLIENT,
+    CONNECTION,
+    ERROR,
+    HANGUP,
+    OUT,
+    PEER_ENDED,
+    READABLE,
+    URGENT,
+)
 from pyproxy.forward.relay import Direction, Outcome
 from pyproxy.forward.served import note_failure
 from pyproxy.forward.sockets import (
@@ -64,6 +73,7 @@ class Connection:
         "_client_events",
         "_client_fd",
         "_give_up_s",
+        "_hears_of_room",
         "_moved",
         "_quiet_since_s",
         "_shared",
@@ -95,6 +105,7 @@ class Connection:
         self._client_fd = client.fileno()
         self.client_address = client_address
         self.is_open = True
+        self._hears_of_room = False  # whether the client's socket tells of it
         self._client_events = 0  # those that came before an endpoint was connected
         self.tried: set[EndpointKey] = set()
         self.endpoint: Endpoint | None = None
@@ -122,7 +133,7 @@ class Connection:
         shared = self._shared
         self.opened_s = now_s = shared.clock()
         self._give_up_s = now_s + shared.settings.connect_deadline_s
-        shared.poller.watch(self._client_fd, self)
+        shared.poller.watch(self._client_fd, self, CLIENT)
         self._dial(now_s)
 
     def on_events(self, fd: int, events: int) -> None:
@@ -299,7 +310,7 @@ class Connection:
         shared.poller.hand_over(upstream_fd, to_client)
         if to_endpoint.has_pending:  # the endpoint may wait for it, and the client for the endpoint
             self._pump(to_endpoint)
-        if self._client_events & ~OUT:
+        if self._client_events:
             to_endpoint.on_events(client_fd, self._client_events)
         if events & ~OUT:  # the endpoint has spoken first
             to_client.on_events(upstream_fd, events)
@@ -337,6 +348,9 @@ class Connection:
     def on_outcome(self, direction: Direction, outcome: Outcome) -> None:
         """Act on how a pump came to an end."""
         if outcome == "blocked":
+            if direction.is_to_client and direction.has_pending and not self._hears_of_room:
+                self._hears_of_room = True
+                self._shared.poller.report(self._client_fd, CONNECTION)
             return
         if outcome == "ended":
             direction.ended = True
