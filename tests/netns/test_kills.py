@@ -43,7 +43,7 @@ def loaded(lab: Cluster) -> Iterator[tuple[Load, Load, Load]]:
 def go_on(*loads: Load) -> None:
     """See that new clients are served, after all who waited for it."""
     for load in loads:
-        load.until("connected", 100)
+        load.all_again()
 
 
 def told(name: str, *loads: Load) -> None:
@@ -58,8 +58,7 @@ def test_a_killed_worker_costs_its_own_connections_only(tmp_path: Path) -> None:
             agent.kill(victim)
             agent.until("another one is started")
             until(lambda: len(agent.workers()) == 2)
-            go_on(vips, node_ports)
-            kept.until("datagrams", 100)
+            go_on(kept, vips, node_ports)
             told("worker", kept, vips, node_ports)
         assert other in agent.workers()
         for load in (vips, node_ports):  # at most the one that each client had with that worker
@@ -78,8 +77,7 @@ def test_a_killed_agent_that_is_started_again_costs_nothing(tmp_path: Path) -> N
         with loaded(lab) as loads:
             first.kill()
             second = NodeAgent(lab.node, tmp_path, number=2).serving()
-            go_on(*loads[1:])
-            loads[0].until("messages", 100)  # on connections of the workers that are left
+            go_on(*loads)
             told("agent", *loads)
             assert [load.tally.bad for load in loads] == [{}, {}, {}], first.log + second.log
         for pid in workers:
@@ -99,8 +97,7 @@ def test_after_a_kill_of_everything_a_start_serves_again(is_reboot: bool, tmp_pa
             if is_reboot:
                 forget(lab)
             second = NodeAgent(lab.node, tmp_path, number=2).serving()
-            go_on(*loads[1:])
-            loads[0].until("datagrams", 100)
+            go_on(*loads)
             second.until("control socket at")
             told("reboot" if is_reboot else "everything", *loads)
             kept, vips, _ = loads

@@ -90,7 +90,7 @@ class _Thread:
         for task in others:
             task.cancel()
         await asyncio.wait(others)
-        await asyncio.sleep(0)  # transports close a turn later
+        await asyncio.sleep(0.05)  # transports close some turns later
 
 
 class Endpoint:
@@ -142,6 +142,7 @@ class Load:
         self.tally = Tally()
         self._thread = _Thread(host)
         self._numbers = itertools.count()
+        self._asked: list[int] = []  # by each client: how often; a new one for each that begins
 
     def __enter__(self) -> Self:
         return self
@@ -177,6 +178,16 @@ class Load:
         for _ in range(clients):
             self._thread.add(lambda: self._forever(lambda: self._flow(to, questions=1), 0.0))
 
+    def all_again(self) -> None:
+        """Wait until every client has been answered, or was given up on, since now, and once more.
+
+        So what is lost or hangs because of something that has happened is counted.
+        """
+        before, deadline = list(self._asked), time.monotonic() + 3 * PATIENCE_S
+        while any(n < m + 2 for n, m in zip(self._asked, before, strict=False)):
+            assert time.monotonic() < deadline, self.tally
+            time.sleep(0.01)
+
     def until(self, what: str, more: int) -> None:
         """Wait until so many more of something were counted."""
         wanted, deadline = self.tally[what] + more, time.monotonic() + 30
@@ -185,9 +196,15 @@ class Load:
             time.sleep(0.01)
 
     async def _forever(self, once: Callable[[], Coroutine[Any, Any, None]], pause_s: float) -> None:
+        number = self._begin()
         while True:
             await once()
+            self._asked[number] += 1
             await asyncio.sleep(pause_s)
+
+    def _begin(self) -> int:
+        self._asked.append(0)
+        return len(self._asked) - 1
 
     async def _once(self, to: Address, source: str = "", names: set[str] | None = None) -> None:
         begun = time.monotonic()
@@ -213,14 +230,17 @@ class Load:
     async def _keep(self, to: Address) -> None:
         reader, writer = await asyncio.open_connection(*to)
         self.tally["connected"] += 1
+        number = self._begin()
         try:
             while True:
                 async with asyncio.timeout(PATIENCE_S):
                     await self._ask(reader, writer)
                 self.tally["messages"] += 1
+                self._asked[number] += 1
                 await asyncio.sleep(0.02)
         except (OSError, asyncio.IncompleteReadError) as fault:
             self._count_fault(fault, "cut: ")
+            self._asked[number] += 1 << 30  # it asks no more
         finally:
             writer.transport.abort()
 
@@ -234,12 +254,14 @@ class Load:
 
     async def _flow(self, to: Address, questions: int | None = None) -> None:
         loop = asyncio.get_running_loop()
-        name = ""
+        name, number = "", self._begin() if questions is None else None
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.connect(to)
             for _ in itertools.count() if questions is None else range(questions):
                 message = b"%08d" % next(self._numbers)
+                if number is not None:
+                    self._asked[number] += 1
                 try:
                     sock.send(message)
                     async with asyncio.timeout(ANSWER_S):
