@@ -12,9 +12,9 @@ import pytest
 from pyproxy.model.addresses import FAMILIES, Family
 from pyproxy.model.service import Protocol
 from pyproxy.steer.permission import why_not
-from tests.netns.test_agent_steered import CONFIG, POD_PORT, dual, start
+from tests.netns.test_agent_steered import CONFIG, POD_PORT, address_of, dual, start
 from tests.support import agents
-from tests.support.builders import make_node
+from tests.support.builders import make_node, make_port
 from tests.support.netns import QUIET_S, Cluster, Host, Question, ask_all, cluster, needs_netns
 from tests.support.raw_datagrams import send_as
 from tests.support.steering import SETTINGS, SteeringNode, endpoints
@@ -182,3 +182,32 @@ def test_src_valid_mark_would_drop_what_is_steered_and_stops_the_start(lab: Clus
         assert lab.pods[0].ask("TCP", vip, 80).outcome == "answer"
         with lab.node.entered():
             assert why_not() is None
+
+
+def test_a_service_takes_no_port_from_a_process_of_the_node(tmp_path: Path) -> None:
+    """Whoever may write Services could else take the place of its SSH server, or of its kubelet."""
+    with cluster("routed") as lab:
+        pod, other = lab.pods
+        processes = [lab.node.serve(protocol, "0.0.0.0", 2222) for protocol in PROTOCOLS]
+        other.serve("TCP", other.v4, POD_PORT)
+        other.serve("UDP", other.v4, POD_PORT)
+        config = tmp_path / "config.yaml"
+        config.write_text(CONFIG)
+        manifests = tmp_path / "manifests"
+        manifests.mkdir()
+        hostile, *slices = dual(lab, 1, other)
+        hostile["spec"]["externalIPs"] = [lab.node.v4]
+        hostile["spec"]["ports"] = [
+            make_port(2222, protocol.lower(), protocol) for protocol in PROTOCOLS
+        ]
+        node = make_node(lab.node.name, addresses=[lab.node.v4])
+        agents.write(manifests / "all.yaml", node, hostile, *slices, *dual(lab, 2, other))
+        start(lab.node, config, manifests)
+        assert pod.ask("TCP", *address_of(2, "cluster", "IPv4", lab)).text == pod.v4
+        for client in (pod, lab.outside, lab.node):
+            for protocol in PROTOCOLS:
+                assert client.ask(protocol, lab.node.v4, 2222).outcome == "answer"
+        assert [server.hits for server in processes] == [3, 3]
+        # The price: the kernel lets nobody listen beside who listens on every address.
+        for protocol in PROTOCOLS:
+            assert pod.ask(protocol, "10.96.0.1", 2222).outcome == "refused"
