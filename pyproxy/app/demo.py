@@ -41,12 +41,13 @@ class Service(msgspec.Struct):
 
 
 class Progress(msgspec.Struct):
-    """Where the demo stands; the view draws it."""
+    """Where the demo stands; the view draws it. page: the URL of the status page."""
 
     services: dict[ServicePortName, Service]
     running: dict[str, bool]  # by backend
     retried: int = 0
     rounds: int = 0
+    page: str = ""
     events: list[str] = []
 
     @property
@@ -128,6 +129,7 @@ class Demo:
             manifests=(str(examples()),),
             metrics=self.metrics_address,
             health=HostPort("127.0.0.1", 0),
+            page=HostPort("127.0.0.1", 0),
             drain_timeout_s=2.0,
         )
 
@@ -170,6 +172,7 @@ class Demo:
             await self._round()
             self.progress.rounds += 1
             self.progress.retried = _retried(agent)
+            self.progress.page = agent.urls.get("page", "")
             self._view(self.progress)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1 / ROUNDS_A_SECOND):

@@ -99,8 +99,12 @@ class _PlainView:
 
     def __init__(self) -> None:
         self._told = ""
+        self._page = ""
 
     def __call__(self, progress: "Progress") -> None:
+        if progress.page != self._page:
+            self._page = progress.page
+            print(f"-- the status page: {self._page}", flush=True)
         if progress.events and progress.events[-1] != self._told:
             self._told = progress.events[-1]
             print(f"-- {self._told}", flush=True)
@@ -137,8 +141,9 @@ def _picture(progress: "Progress") -> "RenderableType":
         table.add_row(address, state, *bars)
     failed = Text(_verdict(progress), "red" if progress.failed else "green")
     note = Text(f"{progress.retried} attempts repeated at another endpoint; ctrl-C stops", "dim")
+    page = Text(f"the status page: {progress.page}")
     events = [Text(f"  {event}", "yellow") for event in progress.events]
-    return Group(table, failed, note, *events)
+    return Group(table, failed, note, page, *events)
 
 
 def _bar(service: "Service", address: str) -> str:
