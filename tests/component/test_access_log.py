@@ -250,8 +250,9 @@ async def test_a_udp_flow_is_told_with_its_datagrams_at_its_end(log: Log, worker
 async def test_a_udp_client_that_gets_no_flow_is_told_once_in_a_while(log: Log) -> None:
     vip = new_address()
     service = make_service(cluster_ip=vip, ports=[make_port(VIP_PORT, protocol="UDP")])
-    ports = [{"name": "http", "port": 53, "protocol": "UDP"}]
-    log.serve(service, make_slice("255.255.255.255", ports=ports))
+    # An endpoint that is the Service's own address is never tried.
+    ports = [{"name": "http", "port": VIP_PORT, "protocol": "UDP"}]
+    log.serve(service, make_slice(vip, ports=ports))
     with udp_socket("127.0.0.1") as client:
         async with log.of("errors", rate=1) as agent:
             ((_, counters),) = agent.metrics.service_ports()
@@ -260,5 +261,5 @@ async def test_a_udp_client_that_gets_no_flow_is_told_once_in_a_while(log: Log) 
                 await until(lambda number=number: counters.dropped.total() == number)  # type: ignore[misc]
             record = await log.first()
     assert (record["reason"], record["endpoint"]) == ("connect_failed", None)
-    assert record["failed"] == ["255.255.255.255:53"]
+    assert record["failed"] == [f"{vip}:{VIP_PORT}"]
     assert len(log.records()) < 10
