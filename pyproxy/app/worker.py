@@ -69,7 +69,7 @@ _ROOM_RETRY_S = 0.1
 _FAREWELL_S = 2.0
 # After the agent was killed, a third of the drain time, but no longer than this: a supervisor
 # starts another one in less, which listens beside this worker. What changes is not known here.
-_MOST_ORPHANED_S = 30.0
+_MOST_ORPHANED_S = 60.0
 
 
 class Worker:

@@ -212,6 +212,7 @@ class Load:
             async with asyncio.timeout(PATIENCE_S):
                 local = (source, 0) if source else None
                 reader, writer = await asyncio.open_connection(*to, local_addr=local)
+                waited_s = time.monotonic() - begun
                 try:
                     name = await self._ask(reader, writer)
                 finally:
@@ -220,7 +221,7 @@ class Load:
             self._count_fault(fault)
             return
         self.tally["connected"] += 1
-        self.tally["slow"] += time.monotonic() - begun > SLOW_S
+        self.tally["slow"] += waited_s > SLOW_S
         if names is not None:
             names.add(name)
             if len(names) > 1:
