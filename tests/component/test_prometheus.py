@@ -134,7 +134,7 @@ async def test_a_real_prometheus_scrapes_an_agent_and_its_queries_answer(
     assert 0 < await prometheus.until(quantile) <= 5
     assert await prometheus.until(f'pyproxy_endpoints{{{WEB},state="ready"}}') == 1
     # None of the labels is the target's own, or Prometheus would have given it another name.
-    found = await prometheus.query('{__name__=~"pyproxy_.+"}')
+    found = await prometheus.answer('{__name__=~"pyproxy_.+"}')
     assert not [labels for labels, _ in found if any(k.startswith("exported_") for k in labels)]
     shown = {labels["__name__"] for labels, _ in found}
     assert {"pyproxy_build_info", "pyproxy_watch_state", "pyproxy_table_generation"} <= shown

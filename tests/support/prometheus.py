@@ -30,6 +30,7 @@ class Prometheus:
         async with self._session.get(
             f"{self._url}/api/v1/query", params={"query": query}
         ) as response:
+            response.raise_for_status()
             answer: dict[str, Any] = await response.json()
         assert answer["status"] == "success", answer
         return [(one["metric"], float(one["value"][1])) for one in answer["data"]["result"]]
@@ -54,6 +55,10 @@ class Prometheus:
         try:
             return await self.query(query)
         except aiohttp.ClientConnectorError:  # it is starting
+            return []
+        except aiohttp.ClientResponseError as refused:
+            if refused.status != 503:  # so it is, and listens already
+                raise
             return []
 
 
