@@ -12,6 +12,7 @@ waits for.
 
 import asyncio
 import itertools
+import math
 import socket
 import threading
 import time
@@ -142,7 +143,7 @@ class Load:
         self.tally = Tally()
         self._thread = _Thread(host)
         self._numbers = itertools.count()
-        self._asked: list[int] = []  # by each client: how often; a new one for each that begins
+        self._asked: list[float] = []  # by each client: how often; a new one for each that begins
 
     def __enter__(self) -> Self:
         return self
@@ -241,7 +242,7 @@ class Load:
                 await asyncio.sleep(0.02)
         except (OSError, asyncio.IncompleteReadError) as fault:
             self._count_fault(fault, "cut: ")
-            self._asked[number] += 1 << 30  # it asks no more
+            self._asked[number] = math.inf  # it asks no more
         finally:
             writer.transport.abort()
 
