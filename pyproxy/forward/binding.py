@@ -2,6 +2,10 @@
 
 A frontend that cannot be bound is no reason to stop: it is logged once, kept with its reason for
 the health detail, and tried again every few seconds, a bounded number at a time.
+
+A listener on a virtual IP keeps all others from listening on every address at that port, and they
+it. So a port that somebody had is left to him until it was seen free twice, some time apart:
+otherwise whoever may write Services could wait for the restart of a daemon and keep it out.
 """
 
 import asyncio
@@ -10,15 +14,19 @@ import itertools
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pyproxy.forward.settings import ForwardSettings
+from pyproxy.forward.sockets import is_local
 from pyproxy.forward.ticker import Ticker
 from pyproxy.metrics import Metrics
 
 if TYPE_CHECKING:
+    from pyproxy.model.addresses import Family
     from pyproxy.model.service import Protocol as IpProtocol
     from pyproxy.model.table import Frontend, FrontendKey
+
+    _Place = tuple[Family, int, IpProtocol]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +56,9 @@ class Server(Protocol):
     def keys(self) -> "list[FrontendKey]":
         """The frontends that take new clients."""
 
+    def has(self, key: "FrontendKey") -> bool:
+        """Whether a frontend takes new clients."""
+
     def serve(self, frontend: "Frontend") -> None:
         """Listen, or change where it leads. Raises OSError when it cannot be bound."""
 
@@ -56,6 +67,13 @@ class Server(Protocol):
 
     def retire(self, key: "FrontendKey") -> None:
         """Take no new clients; those that wait to be accepted are still judged."""
+
+
+class _Contested(NamedTuple):
+    """A port that another process had. next_look_s: when to look whether it still has it."""
+
+    next_look_s: float
+    was_free: bool = False
 
 
 class Bindings:
@@ -72,6 +90,9 @@ class Bindings:
         self._metrics = metrics
         self._batch = settings.bind_retry_batch
         self._tells_taken = settings.tells_taken
+        self._contested_s = settings.contested_s if settings.transparent else 0.0
+        self._contested: dict[_Place, _Contested] = {}
+        self._clock = loop.time
         self._faults: dict[FrontendKey, str] = {}
         self._waiting: dict[FrontendKey, Frontend] = {}
         self._retries = Ticker(loop, settings.bind_retry_s, self._retry)
@@ -109,22 +130,47 @@ class Bindings:
         for frontend in frontends:
             key = frontend.key
             self._waiting.pop(key, None)
-            try:
-                self._servers[frontend.protocol].serve(frontend)
-            except OSError as error:
-                self._metrics.bind_errors += 1
-                reason = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
+            reason = self._bind(frontend)
+            if reason is not None:
                 self._waiting[key] = frontend  # behind the others, which are tried first
                 if self._faults.get(key) != reason:
                     self._faults[key] = reason
                     if self._tells_taken or reason not in NOT_TO_BE_HAD:
                         news.append((frontend, reason))
-            else:
-                if self._faults.pop(key, None) is not None:
-                    log.info("listening on %s after all", frontend)
+            elif self._faults.pop(key, None) is not None:
+                log.info("listening on %s after all", frontend)
         if self._waiting:
             self._retries.wake()
         return news
+
+    def _bind(self, frontend: "Frontend") -> str | None:
+        """Serve it, or return why it cannot be served now."""
+        server = self._servers[frontend.protocol]
+        if server.has(frontend.key):
+            server.serve(frontend)
+            return None
+        place = frontend.backend.family, frontend.port, frontend.protocol
+        contested = self._contested.get(place)
+        if contested is not None and self._clock() < contested.next_look_s:
+            return TAKEN
+        try:
+            server.serve(frontend)
+        except OSError as error:
+            self._metrics.bind_errors += 1
+            if error.errno == errno.EADDRINUSE and self._contested_s:
+                self._contend(place, frontend.address)
+            return _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
+        if contested is not None and not contested.was_free:
+            server.retire(frontend.key)
+            self._contested[place] = _Contested(self._clock() + self._contested_s, was_free=True)
+            return TAKEN
+        self._contested.pop(place, None)
+        return None
+
+    def _contend(self, place: "_Place", address: str) -> None:
+        """Remember that somebody listens on every address: nobody else can be in a VIP's way."""
+        if not is_local(address):
+            self._contested[place] = _Contested(self._clock() + self._contested_s)
 
     def _retry(self) -> bool:
         log_faults(self._try(list(itertools.islice(self._waiting.values(), self._batch))))

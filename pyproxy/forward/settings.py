@@ -25,6 +25,9 @@ class ForwardSettings(msgspec.Struct, frozen=True, kw_only=True):
         host, or no such connection succeeds. Takes the same capability.
     bind_retry_s, bind_retry_batch: how often to try again what could not be bound, and how many of
         them at once: 500 binds take about 5 ms.
+    contested_s: for how long a port must be seen free before it is taken, on an address of no
+        interface, once somebody had it: whoever listens on all addresses could not come back, and
+        it may be the kubelet that is only restarted.
     tells_taken: log what cannot be bound because the address or the port is not to be had; off
         where such frontends are moved elsewhere at once.
     udp_unreplied_timeout_s, udp_replied_timeout_s: idle times of a flow before and after its
@@ -47,6 +50,7 @@ class ForwardSettings(msgspec.Struct, frozen=True, kw_only=True):
     source_address: Literal["auto", "node"] = "node"
     bind_retry_s: float = 2.0
     bind_retry_batch: int = 500
+    contested_s: float = 30.0
     tells_taken: bool = True
     udp_unreplied_timeout_s: float = 30.0
     udp_replied_timeout_s: float = 120.0

@@ -151,6 +151,18 @@ def datagram_socket(address: str) -> RawSocket:
     return RawSocket(family_number(address), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
 
+def is_local(address: str) -> bool:
+    """Whether this host has the address on an interface. Raises OSError for lack of descriptors."""
+    probe = datagram_socket(address)
+    try:
+        probe.bind((address, 0))
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True
+
+
 def let_use_any_address(sock: RawSocket) -> None:
     """Let it be bound to an address of no interface (IP_TRANSPARENT, ip(7)). Raises OSError.
 
