@@ -15,6 +15,8 @@ from tests.support.node_agents import (
     NodeAgent,
     add_addresses,
     served,
+    until,
+    write_services,
 )
 
 pytestmark = needs_netns
@@ -36,6 +38,26 @@ def loaded(lab: Cluster) -> Iterator[tuple[Load, Load]]:
         for load in (pod, outside):
             load.until("connected", 100)
         yield pod, outside
+
+
+def test_clients_stay_where_they_stick_also_where_they_would_not_begin(tmp_path: Path) -> None:
+    with served(tmp_path) as lab:
+        write_services(lab, tmp_path, endpoints=1)
+        old = NodeAgent(lab.node, tmp_path, number=1).serving()
+        with Load(lab.outside) as sticky, Load(lab.pods[0]) as others:
+            sticky.stick(STICKY, *add_addresses(lab.outside, 20))
+            sticky.all_again()
+            assert sticky.names == {"a"}
+            write_services(lab, tmp_path)
+            others.connect_again(PLAIN)
+            until(lambda: others.names == {"a", "b", "c"})  # a new client may begin anywhere
+            new = NodeAgent(lab.node, tmp_path, number=2).serving()
+            new.until("took over")
+            old.until("draining")
+            for load in (sticky, others):
+                load.all_again()
+                assert load.tally.bad == {}
+            assert sticky.names == {"a"}
 
 
 def test_an_agent_that_has_left_ends_when_its_successor_is_gone(tmp_path: Path) -> None:

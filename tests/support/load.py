@@ -143,6 +143,7 @@ class Load:
         self.tally = Tally()
         self._thread = _Thread(host)
         self._numbers = itertools.count()
+        self.names: set[str] = set()  # of the endpoints that have answered new connections
         self._asked: list[float] = []  # by each client: how often; a new one for each that begins
 
     def __enter__(self) -> Self:
@@ -223,6 +224,7 @@ class Load:
             return
         self.tally["connected"] += 1
         self.tally["slow"] += waited_s > SLOW_S
+        self.names.add(name)
         if names is not None:
             names.add(name)
             if len(names) > 1:

@@ -114,7 +114,7 @@ def served(directory: Path) -> Iterator[Cluster]:
         yield lab
 
 
-def write_services(lab: Cluster, directory: Path) -> None:
+def write_services(lab: Cluster, directory: Path, endpoints: int = ENDPOINTS) -> None:
     """Two Services of the same endpoints; one has session affinity and the other a node port."""
     protocols = ("TCP", "UDP")
     documents = [
@@ -128,7 +128,7 @@ def write_services(lab: Cluster, directory: Path) -> None:
         node_port = NODE_PORT if name == "plain" else 0
         ports = [make_port(PORT, p.lower(), p, node_port=node_port) for p in protocols]
         numbers = [{"name": p.lower(), "protocol": p, "port": POD_PORT} for p in protocols]
-        ends = [make_endpoint(pod.v4, node=lab.node.name) for pod in lab.pods[1:]]
+        ends = [make_endpoint(pod.v4, node=lab.node.name) for pod in lab.pods[1 : 1 + endpoints]]
         documents.append(make_service(name, cluster_ip=address, ports=ports, **more))  # type: ignore[arg-type]
         documents.append(make_slice(*ends, service=name, name=name, ports=numbers))
     agents.write(directory / "manifests" / "all.yaml", *documents)

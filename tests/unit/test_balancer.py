@@ -77,6 +77,47 @@ def refuse(pool: Pool, endpoint: Endpoint, times: int = 3, now_s: float = 0) -> 
     return [pool.failed(CLIENT, endpoint, now_s) for _ in range(times)][-1]
 
 
+# --- flows of datagrams --------------------------------------------------------------------------
+
+
+def flow_picked(pool: Pool, flow: str) -> Endpoint:
+    found = pool.pick(pool.backend.cluster, CLIENT, 0, (), flow)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("balance", ["least-connections", "random"])
+def test_a_flow_has_one_endpoint_in_every_process_where_lots_would_be_drawn(
+    balance: Balance,
+) -> None:
+    made = backend(*ENDPOINTS, options=ServiceOptions(balance=balance))
+    one, other = pool_of(made), pool_of(made, first)
+    flows = [f"{CLIENT}|{port}" for port in range(1000, 1400)]
+    found = [flow_picked(one, flow) for flow in flows]
+    assert found == [flow_picked(other, flow) for flow in flows]
+    assert all(count > 50 for count in Counter(found).values())
+    assert set(found) == set(ENDPOINTS)
+
+
+def test_flows_take_turns_where_connections_do() -> None:
+    made = backend(*ENDPOINTS, options=ServiceOptions(balance="round-robin"))
+    pool = pool_of(made, first)
+    assert [flow_picked(pool, "the same") for _ in range(5)] == [A, B, C, D, A]
+
+
+# --- another process -----------------------------------------------------------------------------
+
+
+def test_clients_stick_in_a_process_that_has_adopted_another_one_s_pins() -> None:
+    here, there = Balancer(random.Random(1).random), Balancer(random.Random(2).random)
+    alone = backend(A, affinity=100)
+    for client in CLIENTS:
+        assert picked(here.pool(alone), 0, client) is A
+    there.adopt(here.pins(0), 1000)
+    there.updated(STICKY, 1000)
+    assert all(picked(there.pool(STICKY), 1000, client) is A for client in CLIENTS)
+
+
 # --- the policy ----------------------------------------------------------------------------------
 
 
