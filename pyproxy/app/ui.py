@@ -33,6 +33,7 @@ from pyproxy.ops.web import Handler, serve_application
 LOOK_S = 1.0
 # Rows in one event: about a millisecond of work.
 _IN_AN_EVENT = 250
+_WITH_SPARKS = 50
 # Viewers, and what else their browsers ask: six connections of each at most, but not at one time.
 _MOST_CONNECTIONS = 5 * MOST_VIEWERS
 # Explaining connects endpoints: at one time, for all who ask.
@@ -40,6 +41,8 @@ _EXPLAIN_AT_ONCE = 2
 
 _T = TypeVar("_T")
 _NO_RATES = Rates()
+# The numbers of Doing that are added up, in their order there.
+_TOTALS = ("connections", "to_endpoint", "to_client", "active", "errors")
 
 
 class Page:
@@ -57,6 +60,7 @@ class Page:
         self._explaining = asyncio.Semaphore(_EXPLAIN_AT_ONCE)
         # What the viewers know.
         self._doings: dict[ServiceName, Doing] = {}
+        self._totals: dict[str, float] = dict.fromkeys(_TOTALS, 0.0)
         self._shown: list[Row] = []
         self._steps = 0
         self._looks = 0
@@ -108,49 +112,51 @@ class Page:
             await self._watched.wait()
             while len(self._viewers):
                 async with self._looking:
-                    for message in await self._look():
+                    async for message in self._look():
                         self._viewers.send(message)
+                        await asyncio.sleep(0)
                 await asyncio.sleep(LOOK_S)
             self._watched.clear()
             self._looks = 0
 
-    async def _look(self) -> list[bytes]:
-        """Find out what is new since the last look."""
+    async def _look(self) -> AsyncIterator[bytes]:
+        """Find out what is new since the last look, and tell it in parts."""
         changed = await self._services.look()
-        before, self._doings = self._doings, await self._now()
-        new = [now for name, now in self._doings.items() if before.get(name) != now]
-        messages = [_event(services=rows) for rows in _parts(changed.rows)]
-        messages += [_event(doing=rows) for rows in _parts(new)]
+        new = await self._look_at_doings()
+        for rows in _parts(changed.rows):
+            yield _event(services=rows)
+        for some in _parts(new):
+            yield _event(doing=some)
         if not self._looks % 2:
             self._shown = await self._picture.look(self._doings)
         self._looks += 1
         steps, self._steps = self._steps, self._traffic.steps
-        messages.append(self._summary(gone=changed.gone, is_step=steps != self._steps))
-        return messages
+        yield self._summary(gone=changed.gone, is_step=steps != self._steps)
 
-    async def _now(self) -> dict[ServiceName, Doing]:
-        rates = await self._traffic.rates()
+    async def _look_at_doings(self) -> list[Doing]:
+        """How each Service does; return what is new, and keep the sums of all."""
+        rates, before = await self._traffic.rates(), self._doings
         doings: dict[ServiceName, Doing] = {}
+        new, totals = [], [0.0] * len(_TOTALS)
         for number, (name, known) in enumerate(self._services.known.items(), start=1):
-            doings[name] = doing(known, name, rates.get(name, _NO_RATES), self._traffic.history)
+            now = doing(known, name, rates.get(name, _NO_RATES), self._traffic.history)
+            doings[name] = now
+            if before.get(name) != now:
+                new.append(now)
+            totals = [total + one for total, one in zip(totals, now[1:6], strict=True)]
             if not number % _IN_AN_EVENT:
                 await asyncio.sleep(0)
-        return doings
+        self._doings = doings
+        self._totals = {name: round(total, 1) for name, total in zip(_TOTALS, totals, strict=True)}
+        return new
 
     def _summary(self, **more: Any) -> bytes:
         """What ends each look: the state of the agent, sums, and the picture."""
         state, reasons = state_of(self._parts)
-        doings = self._doings.values()
         return _event(
             state=state,
             reasons=reasons,
-            totals={
-                "connections": round(sum(one.connections for one in doings), 1),
-                "to_endpoint": sum(one.to_endpoint for one in doings),
-                "to_client": sum(one.to_client for one in doings),
-                "active": sum(one.active for one in doings),
-                "errors": sum(one.errors for one in doings),
-            },
+            totals=self._totals,
             picture=self._shown,
             **more,
         )
@@ -159,7 +165,8 @@ class Page:
         """What a new viewer must know, in parts."""
         async with self._looking:
             if not self._looks:
-                await self._look()
+                async for _ in self._look():
+                    await asyncio.sleep(0)
             rows = [known.row for known in self._services.known.values()]
             doings = list(self._doings.items())
             summary = self._summary(is_whole=True)
@@ -172,8 +179,10 @@ class Page:
             step_seconds=STEP_S,
         )
         for part in _parts(rows):
+            await asyncio.sleep(0)  # writing waits only where the viewer is slow
             yield _event(services=part)
-        for some in _parts(doings):
+        for some in _parts(doings, _WITH_SPARKS):
+            await asyncio.sleep(0)
             sparks = {str(now.number): spark(self._traffic.history, name) for name, now in some}
             yield _event(
                 doing=[now for _, now in some],
@@ -189,9 +198,9 @@ def _asked(request: web.Request) -> ServiceName:
     return ServiceName(namespace, name)
 
 
-def _parts(items: list[_T]) -> Iterator[list[_T]]:
-    for start in range(0, len(items), _IN_AN_EVENT):
-        yield items[start : start + _IN_AN_EVENT]
+def _parts(items: list[_T], size: int = _IN_AN_EVENT) -> Iterator[list[_T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _event(name: str = "tick", /, **data: Any) -> bytes:

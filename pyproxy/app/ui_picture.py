@@ -4,6 +4,7 @@ The busiest ones, and where there is room those that are in trouble. Who is busy
 seconds, so that the picture does not jump.
 """
 
+import asyncio
 import heapq
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,7 @@ MOST_ENDPOINTS = 8
 _NEW_SHARE = 0.3
 # A connection without a byte counts as much as these.
 _CONNECTION_BYTES = 500.0
+_IN_A_TURN = 500
 _TROUBLE = {"failing": 0.5, "degraded": 0.25, "healthy": 0.0}
 
 Row = dict[str, Any]
@@ -35,7 +37,7 @@ class Picture:
     async def look(self, doings: Mapping[ServiceName, Doing]) -> list[Row]:
         """The Services of the picture, each with its endpoints."""
         rows = []
-        for name in self._chosen(doings):
+        for name in await self._chosen(doings):
             try:
                 told = await control_lists.endpoints(self._parts, name)
             except ControlError:
@@ -43,19 +45,19 @@ class Picture:
             rows.append(_row(doings[name].number, told["endpoints"]))
         return rows
 
-    def _chosen(self, doings: Mapping[ServiceName, Doing]) -> list[ServiceName]:
+    async def _chosen(self, doings: Mapping[ServiceName, Doing]) -> list[ServiceName]:
         before, busy = self._busy, {}
-        for name, doing in doings.items():
+        shown = []
+        for number, (name, doing) in enumerate(doings.items(), start=1):
+            if not number % _IN_A_TURN:
+                await asyncio.sleep(0)
             now = doing.to_endpoint + doing.to_client + _CONNECTION_BYTES * doing.connections
             judged = _NEW_SHARE * now + (1 - _NEW_SHARE) * before.get(name, now)
             if judged > 1:
                 busy[name] = judged
+            if doing.state != "left":
+                shown.append((busy.get(name, _TROUBLE[doing.state]), name))
         self._busy = busy
-        shown = [
-            (busy.get(name, _TROUBLE[doing.state]), name)
-            for name, doing in doings.items()
-            if doing.state != "left"
-        ]
         return sorted(name for _, name in heapq.nlargest(MOST_SERVICES, shown))
 
 

@@ -85,7 +85,8 @@ class Traffic:
             if not number % _IN_A_TURN:
                 await asyncio.sleep(0)
         self.history.keep_only(sums)
-        self.history.add(steps)
+        for _ in self.history.add(steps):
+            await asyncio.sleep(0)
         self.steps += 1
 
     async def rates(self) -> dict[ServiceName, Rates]:
@@ -96,10 +97,12 @@ class Traffic:
         before_s, before = self._window[0] if self._window else self._step
         self._window.append((now_s, sums))
         elapsed_s = max(now_s - before_s, 0.001)
-        return {
-            name: _rates(before.get(name, _NOTHING), total, elapsed_s)
-            for name, total in sums.items()
-        }
+        rates: dict[ServiceName, Rates] = {}
+        for number, (name, total) in enumerate(sums.items(), start=1):
+            rates[name] = _rates(before.get(name, _NOTHING), total, elapsed_s)
+            if not number % _IN_A_TURN:
+                await asyncio.sleep(0)
+        return rates
 
     async def _sums(self, *, is_whole: bool) -> _Sums:
         """Add up. is_whole: errors and connect times too."""

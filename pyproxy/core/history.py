@@ -4,9 +4,10 @@ Only Services that had traffic have a ring, and no more than MOST_RINGS of them:
 5 kB, so all of them at most 10 MB. Time is no argument: each call of `add` is one step later.
 """
 
+import itertools
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -16,6 +17,7 @@ STEP_S = 5.0
 STEPS = 180
 MOST_RINGS = 2_000
 _MINUTE = round(60 / STEP_S)
+_IN_A_TURN = 250
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
@@ -59,15 +61,17 @@ class History:
     def __len__(self) -> int:
         return len(self._rings)
 
-    def add(self, steps: Mapping[ServiceName, Step]) -> None:
-        """Take in the newest step: of those that did something; all others were quiet."""
-        for name in steps.keys() - self._rings.keys():
-            self._make_room()
-            if len(self._rings) < self._most:
-                self._rings[name] = _Ring(self._at)
+    def add(self, steps: Mapping[ServiceName, Step]) -> Iterator[None]:
+        """Take in the newest step: of those that did something; all others were quiet.
+
+        Yields where others may have a turn; the step is seen once all of it is taken in.
+        """
+        self._admit(steps.keys() - self._rings.keys())
         row = self._at % STEPS * _WIDTH
         ended = []
-        for name, ring in self._rings.items():
+        for number, (name, ring) in enumerate(self._rings.items(), start=1):
+            if not number % _IN_A_TURN:
+                yield
             step = steps.get(name)
             if step is None:
                 ring.idle += 1
@@ -109,13 +113,16 @@ class History:
         for name in self._rings.keys() - set(names):
             del self._rings[name]
 
-    def _make_room(self) -> None:
-        """Drop the ring that has been idle for longest, if there is no room and one is idle."""
-        if len(self._rings) < self._most:
-            return
-        name = max(self._rings, key=lambda name: self._rings[name].idle)
-        if self._rings[name].idle:
-            del self._rings[name]
+    def _admit(self, names: Collection[ServiceName]) -> None:
+        """Give rings to newcomers; where there is no room, those of whom is idle for longest."""
+        lacking = len(self._rings) + len(names) - self._most
+        if lacking > 0:
+            idle = [name for name, ring in self._rings.items() if ring.idle]
+            idle.sort(key=lambda name: -self._rings[name].idle)
+            for name in idle[:lacking]:
+                del self._rings[name]
+        for name in itertools.islice(names, self._most - len(self._rings)):
+            self._rings[name] = _Ring(self._at)
 
     @staticmethod
     def _column(ring: _Ring, column: int, steps: int, end: int) -> list[float]:

@@ -78,18 +78,21 @@ class Browser:
         """What came to the console since the last call: warnings and errors."""
         return [
             entry["message"]
-            for entry in self.driver.get_log("browser")
+            for entry in self._log("browser")
             if entry["level"] in {"SEVERE", "WARNING"}
         ]
 
     def requests(self) -> list[str]:
         """The URLs that were asked for since the last call."""
         found = []
-        for entry in self.driver.get_log("performance"):
+        for entry in self._log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 found.append(message["params"]["request"]["url"])
         return found
+
+    def _log(self, kind: str) -> list[dict[str, Any]]:
+        return list(self.driver.get_log(kind))  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ class Made:
     def documents(self) -> list[Json]:
         """The Service and its slice."""
         port = make_port(8080)
-        where = {"namespace": self.namespace}
+        where: Json = {"namespace": self.namespace}
         service = make_service(self.name, cluster_ip=self.vip, ports=[port], **where, **self.spec)
         endpoints = [
             make_endpoint(

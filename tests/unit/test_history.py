@@ -11,9 +11,24 @@ WEB, API, JOBS = (ServiceName("default", name) for name in ("web", "api", "jobs"
 BOUNDS = (1.0, 2.0, 4.0)
 
 
+def add(history: History, steps: dict[ServiceName, Step]) -> int:
+    """Take in a step; return how many turns others had."""
+    return len(list(history.add(steps)))
+
+
+def test_others_have_turns_and_see_the_step_once_it_is_whole() -> None:
+    history = History()
+    names = [ServiceName("default", str(number)) for number in range(600)]
+    adding = history.add({name: Step(active=1.0) for name in names})
+    next(adding)
+    assert history.column(names[0], "active") == []
+    assert len(list(adding)) == 1
+    assert history.column(names[0], "active") == [1.0]
+
+
 def test_a_service_without_traffic_has_no_history() -> None:
     history = History()
-    history.add({})
+    add(history, {})
     assert history.column(WEB, "connections") == []
     assert math.isnan(history.last(WEB).p50_s)
     assert (history.errors(WEB), len(history)) == (0, 0)
@@ -21,9 +36,9 @@ def test_a_service_without_traffic_has_no_history() -> None:
 
 def test_values_come_oldest_first_and_quiet_steps_are_zeros() -> None:
     history = History()
-    history.add({WEB: Step(connections=1.0, p50_s=0.5)})
-    history.add({})
-    history.add({WEB: Step(connections=3.0)})
+    add(history, {WEB: Step(connections=1.0, p50_s=0.5)})
+    add(history, {})
+    add(history, {WEB: Step(connections=3.0)})
     assert history.column(WEB, "connections") == [1.0, 0.0, 3.0]
     assert history.column(WEB, "p50_s") == [0.5, None, None]
     assert history.column(WEB, "connections", steps=2) == [0.0, 3.0]
@@ -33,48 +48,48 @@ def test_values_come_oldest_first_and_quiet_steps_are_zeros() -> None:
 def test_what_is_older_than_the_ring_is_forgotten() -> None:
     history = History()
     for number in range(STEPS + 7):
-        history.add({WEB: Step(connections=float(number + 1))})
+        add(history, {WEB: Step(connections=float(number + 1))})
     found = history.column(WEB, "connections")
     assert found == [float(number + 1) for number in range(7, STEPS + 7)]
 
 
 def test_errors_are_those_of_the_last_minute() -> None:
     history = History()
-    history.add({WEB: Step(errors=5)})
-    history.add({WEB: Step(errors=2)})
+    add(history, {WEB: Step(errors=5)})
+    add(history, {WEB: Step(errors=2)})
     assert history.errors(WEB) == 7
     for _ in range(10):
-        history.add({})
+        add(history, {})
     assert history.errors(WEB) == 7
-    history.add({})
+    add(history, {})
     assert history.errors(WEB) == 2
-    history.add({})
+    add(history, {})
     assert history.errors(WEB) == 0
 
 
 def test_a_service_that_did_nothing_for_all_of_the_time_costs_nothing() -> None:
     history = History()
-    history.add({WEB: Step(connections=1.0), API: Step(connections=1.0)})
+    add(history, {WEB: Step(connections=1.0), API: Step(connections=1.0)})
     for _ in range(STEPS - 1):
-        history.add({API: Step(connections=1.0)})
+        add(history, {API: Step(connections=1.0)})
     assert len(history) == 2
-    history.add({API: Step(connections=1.0)})
+    add(history, {API: Step(connections=1.0)})
     assert len(history) == 1
     assert history.column(WEB, "connections") == []
 
 
 def test_a_service_that_is_gone_is_forgotten() -> None:
     history = History()
-    history.add({WEB: Step(connections=1.0), API: Step(connections=1.0)})
+    add(history, {WEB: Step(connections=1.0), API: Step(connections=1.0)})
     history.keep_only([API, JOBS])
     assert (len(history), history.column(WEB, "active")) == (1, [])
 
 
 def test_the_one_that_is_idle_for_longest_makes_room() -> None:
     history = History(most=2)
-    history.add({WEB: Step(active=1.0)})
-    history.add({API: Step(active=1.0)})
-    history.add({JOBS: Step(active=1.0)})
+    add(history, {WEB: Step(active=1.0)})
+    add(history, {API: Step(active=1.0)})
+    add(history, {JOBS: Step(active=1.0)})
     assert history.column(WEB, "active") == []
     assert history.column(API, "active") == [1.0, 0.0]
     assert history.column(JOBS, "active") == [1.0]
@@ -82,8 +97,8 @@ def test_the_one_that_is_idle_for_longest_makes_room() -> None:
 
 def test_when_all_are_busy_a_further_one_is_not_kept() -> None:
     history = History(most=1)
-    history.add({WEB: Step(active=1.0)})
-    history.add({WEB: Step(active=1.0), API: Step(active=1.0)})
+    add(history, {WEB: Step(active=1.0)})
+    add(history, {WEB: Step(active=1.0), API: Step(active=1.0)})
     assert history.column(API, "active") == []
     assert history.column(WEB, "active") == [1.0, 1.0]
 
