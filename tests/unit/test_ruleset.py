@@ -270,6 +270,7 @@ def test_a_guard_of_unknown_content_is_written_again() -> None:
 
 def test_the_layout_is_known_by_its_content() -> None:
     assert layout(MARK) == layout(MARK) != layout(MARK << 1)
+    assert layout(MARK, checks_pods=False) != layout(MARK)
     assert layout(MARK) in script(base(MARK).steps)
     both = fresh(MARK) + Transaction()
     assert script(both.steps).startswith(

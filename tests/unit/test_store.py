@@ -69,6 +69,8 @@ def test_loopback_endpoints_are_for_those_who_trust_who_writes_them(refuses: boo
     assert endpoints(store) == ["10.0.0.3:80"] + ["127.0.0.1:80"] * (not refuses)
     told = ["loopback addresses are no endpoints" in note.text for note in changes.notes]
     assert told == [True] * refuses
+    store.apply(applied(make_slice("10.0.0.4")))
+    assert endpoints(store) == ["10.0.0.4:80"]
 
 
 def test_an_event_names_the_frontends_that_changed() -> None:
