@@ -147,7 +147,9 @@ async def _bind(
             if not is_reported:
                 where = join_host_port(address, port)
                 why = os.strerror(fault.errno or 0)  # create_server adds to its own
-                log.warning("%s cannot listen on %s: %s; trying again", name, where, why)
+                is_expected = may_share is not None and not may_share.is_set()  # an older agent
+                level = logging.INFO if is_expected else logging.WARNING
+                log.log(level, "%s cannot listen on %s: %s; trying again", name, where, why)
                 is_reported = True
             await _pause(retry_s, may_share)
             continue

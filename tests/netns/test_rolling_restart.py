@@ -75,10 +75,22 @@ def test_an_agent_that_has_left_ends_when_its_successor_is_gone(tmp_path: Path) 
             new.kill(pid)
 
 
-@pytest.mark.parametrize("migrates", [True, False], ids=["migrate", "filter"])
-@pytest.mark.parametrize("way", ["hand-over", "SIGTERM"])
-def test_a_rolling_restart_loses_nothing(way: str, migrates: bool, tmp_path: Path) -> None:
-    options = DRAIN if way == "hand-over" else (*DRAIN, "--control-socket", "")
+@pytest.mark.parametrize(
+    ("way", "migrates", "workers"),
+    [
+        ("hand-over", True, 2),
+        ("hand-over", False, 2),
+        ("SIGTERM", True, 2),
+        ("SIGTERM", False, 2),
+        ("hand-over", True, 0),
+    ],
+)
+def test_a_rolling_restart_loses_nothing(
+    way: str, migrates: bool, workers: int, tmp_path: Path
+) -> None:
+    options = [*DRAIN, "--workers", str(workers)]
+    if way == "SIGTERM":
+        options += ["--control-socket", ""]
     with served(tmp_path) as lab:
         old = NodeAgent(lab.node, tmp_path, *options, number=1).serving()
         lab.node.sysctl("net.ipv4.tcp_migrate_req", int(migrates))
@@ -94,7 +106,7 @@ def test_a_rolling_restart_loses_nothing(way: str, migrates: bool, tmp_path: Pat
                 load.all_again()
                 load.until("connected", 100)
             tallies = [load.tally for load in loads]
-        print(way, migrates, *map(dict, tallies))  # noqa: T201  -s shows what was measured
+        print(way, migrates, workers, *map(dict, tallies))  # noqa: T201  -s shows what was measured
         assert [tally.bad for tally in tallies] == [{}, {}], old.log + new.log
         if way == "hand-over":
             old.until("draining")
