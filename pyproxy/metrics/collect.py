@@ -112,11 +112,23 @@ def _vitals(metrics: Metrics) -> Iterator["Metric"]:
         "How late the event loop of a process came to its last timer.",
         labels=("process",),
     )
+    cpu = CounterMetricFamily(
+        "pyproxy_process_cpu_seconds",
+        "Processor time of a process, user and system.",
+        labels=("process",),
+    )
+    memory = GaugeMetricFamily(
+        "pyproxy_process_resident_memory_bytes",
+        "Memory of a process that is in RAM.",
+        labels=("process",),
+    )
     for process, vitals in sorted(metrics.vitals.items()):
         used.add_metric((process,), vitals.descriptors)
         limit.add_metric((process,), vitals.descriptor_limit)
         lag.add_metric((process,), vitals.lag_s)
-    yield from (used, limit, lag)
+        cpu.add_metric((process,), vitals.cpu_s)
+        memory.add_metric((process,), vitals.resident_bytes)
+    yield from (used, limit, lag, cpu, memory)
 
 
 def _updates(metrics: Metrics) -> Iterator["Metric"]:

@@ -28,11 +28,17 @@ DATA_PLANE = ("accept_pauses", "bind_errors", "source_address_fallbacks")
 
 
 class Vitals(msgspec.Struct, frozen=True, array_like=True):
-    """How one process is. lag_s: how late its event loop came to the last look."""
+    """How one process is.
+
+    lag_s: how late its event loop came to the last look. cpu_s: of the processor, user and system
+    time since its start. resident_bytes: of memory, pages shared with others included.
+    """
 
     descriptors: int
     descriptor_limit: int
     lag_s: float
+    cpu_s: float
+    resident_bytes: int
 
 
 class Metrics:

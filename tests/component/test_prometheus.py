@@ -75,6 +75,8 @@ NOTHING_HAPPENED = {
     "Connections that ended badly, by reason",
     "Services whose clients are refused",
     "UDP datagrams by direction",
+    "UDP datagrams dropped, by reason",
+    "UDP flows moved to another endpoint",
     "Watches that broke",
 }
 

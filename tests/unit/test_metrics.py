@@ -128,12 +128,14 @@ def test_endpoints_are_counted_once_and_by_state() -> None:
         assert found["pyproxy_endpoints", *sorted_labels(TCP, state=state)] == 1
 
 
-def test_processes_tell_of_their_descriptors_and_lag() -> None:
+def test_processes_tell_of_their_descriptors_lag_processor_and_memory() -> None:
     metrics = Metrics()
-    metrics.vitals["worker-0"] = Vitals(12, 1024, 0.25)
+    metrics.vitals["worker-0"] = Vitals(12, 1024, 0.25, 3.5, 4096)
     found = rendered(metrics)
     assert found["pyproxy_descriptors", "worker-0"] == 12
     assert found["pyproxy_descriptors_limit", "worker-0"] == 1024
+    assert found["pyproxy_process_cpu_seconds_total", "worker-0"] == 3.5
+    assert found["pyproxy_process_resident_memory_bytes", "worker-0"] == 4096
     assert found["pyproxy_event_loop_lag_seconds", "worker-0"] == 0.25
 
 

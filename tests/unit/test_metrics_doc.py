@@ -51,7 +51,7 @@ Shown = dict[str, tuple[str, frozenset[str]]]
 def metrics() -> Metrics:
     """One of everything."""
     made = Metrics()
-    made.vitals["agent"] = Vitals(12, 1024, 0.25)
+    made.vitals["agent"] = Vitals(12, 1024, 0.25, 3.5, 4096)
     made.source_address_fallbacks["ports"] += 1
     made.health_answers["/healthz", 200] += 1
     made.watch_states["services"] = "watching"
