@@ -40,6 +40,7 @@ class Picture:
         for name in await self._chosen(doings):
             try:
                 told = await control_lists.endpoints(self._parts, name)
+                await asyncio.sleep(0)
             except ControlError:
                 continue  # it has gone in the meantime
             rows.append(_row(doings[name].number, told["endpoints"]))

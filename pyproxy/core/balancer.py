@@ -23,7 +23,7 @@ from pyproxy.model.table import Backend
 
 if TYPE_CHECKING:
     from pyproxy.model.addresses import Family
-    from pyproxy.model.service import ServicePortName
+    from pyproxy.model.service import ServiceName, ServicePortName
 
 
 class Pool:
@@ -198,6 +198,11 @@ class Balancer:
     def pools(self) -> list[Pool]:
         """Return the pools that are held."""
         return list(self._pools.values())
+
+    def pools_of(self, service: "ServiceName") -> list[Pool]:
+        """Return those of one Service: a look at the keys, which are many, and at few pools."""
+        keys = [key for key in self._pools if key[0][:2] == service]
+        return [pool for key in keys if (pool := self._pools.get(key)) is not None]
 
     def updated(self, backend: Backend, now_s: float) -> None:
         """Go by a new state of a Service port, whether or not its pool is held."""

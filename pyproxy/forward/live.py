@@ -82,7 +82,10 @@ class Live:
 
     def endpoints(self, of: ServiceName | None) -> tuple[int, Iterator[LiveEndpoint]]:
         """How many pools there are, of one Service or of all, and the endpoints in use in them."""
-        pools = [p for p in self._balancer.pools() if is_of(of, p.backend.name.service)]
+        if of is not None and of.name:
+            pools = self._balancer.pools_of(of)
+        else:
+            pools = [p for p in self._balancer.pools() if is_of(of, p.backend.name.service)]
         now_s = self._clock()
 
         def rows() -> Iterator[LiveEndpoint]:

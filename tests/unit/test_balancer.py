@@ -446,3 +446,17 @@ def test_the_pools_tell_what_their_endpoints_have() -> None:
     pool.released(endpoint)
     assert told  # a copy
     assert pool.live_counts() == {}
+
+
+def test_the_pools_of_a_service_are_those_of_its_ports_that_are_held() -> None:
+    balancer = Balancer(first)
+    name = PLAIN.name
+    other = backend_named(name._replace(name="another"))
+    held = [balancer.pool(made) for made in (PLAIN, backend_named(name._replace(port="b")), other)]
+    balancer.pool(backend_named(name._replace(port="not-held")))
+    assert balancer.pools_of(name.service) == held[:2]
+    assert balancer.pools_of(other.name.service) == held[2:]
+
+
+def backend_named(name: ServicePortName) -> Backend:
+    return Backend(name=name, family="IPv4")
