@@ -8,8 +8,9 @@ from typing import Literal
 
 LogFormat = Literal["text", "json"]
 
-# Libraries that log each of their steps at INFO.
-_TALKATIVE = ("aiohttp", "asyncio", "kubernetes", "pyroute2", "urllib3")
+# Libraries that log each of their steps. Not by their loggers' levels: pyroute2 sets its own anew
+# when it is imported, which is late.
+_TALKATIVE = frozenset({"aiohttp", "asyncio", "kubernetes", "pyroute2", "urllib3"})
 
 
 class _JsonFormatter(logging.Formatter):
@@ -47,6 +48,10 @@ def _time(record: logging.LogRecord) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{int(record.msecs):03}Z"
 
 
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.name.split(".")[0] not in _TALKATIVE
+
+
 def set_up(level: str, form: LogFormat, process: str = "") -> None:
     """Log from `level` (debug, info, warning, error) on to standard error.
 
@@ -54,6 +59,5 @@ def set_up(level: str, form: LogFormat, process: str = "") -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter(process) if form == "json" else _TextFormatter(process))
+    handler.addFilter(_is_wanted)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
