@@ -15,8 +15,17 @@ from pyproxy.steer.permission import why_not
 from tests.netns.test_agent_steered import CONFIG, POD_PORT, address_of, dual, start
 from tests.support import agents
 from tests.support.builders import make_node, make_port
-from tests.support.netns import QUIET_S, Cluster, Host, Question, ask_all, cluster, needs_netns
-from tests.support.raw_datagrams import send_as
+from tests.support.netns import (
+    PATIENCE_S,
+    QUIET_S,
+    Cluster,
+    Host,
+    Question,
+    ask_all,
+    cluster,
+    needs_netns,
+)
+from tests.support.raw_datagrams import pings, send_as
 from tests.support.steering import SETTINGS, SteeringNode, endpoints
 from tests.support.steering import dual as service
 
@@ -109,6 +118,15 @@ def test_a_vip_opens_no_port_of_the_node(lab: Cluster, kind: str) -> None:
         )
     assert "answer" not in {reply.outcome for reply in replies}
     assert [server.hits for server in servers] == [0, 0]
+
+
+def test_a_vip_answers_no_ping(lab: Cluster) -> None:
+    """The node would tell by it that it is there for more than the Service's ports."""
+    with SteeringNode(lab, *OBJECTS):
+        for client in (lab.pods[0], lab.outside):
+            assert pings(client, lab.node.v4, PATIENCE_S)
+            for vip in (VIPS["IPv4"], OUTSIDE_VIPS["IPv4"]):
+                assert not pings(client, vip, QUIET_S)
 
 
 @pytest.mark.parametrize("route_localnet", [0, 1])

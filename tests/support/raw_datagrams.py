@@ -42,3 +42,21 @@ def _checksum(data: bytes) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF or 0xFFFF
+
+
+def pings(host: Host, address: str, patience_s: float) -> bool:
+    """Whether an address answers an ICMP echo request of this host (RFC 792)."""
+    with host.entered():
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    rest = struct.pack("!HH", 7, 1) + b"who am I?"
+    request = struct.pack("!BBH", 8, 0, _checksum(struct.pack("!BBH", 8, 0, 0) + rest)) + rest
+    with raw:
+        raw.settimeout(patience_s)
+        try:
+            raw.sendto(request, (address, 0))
+            while True:
+                packet, (sender, _) = raw.recvfrom(1500)
+                if sender == address and packet[20] == 0:  # behind the IP header: an echo reply
+                    return True
+        except OSError:
+            return False
