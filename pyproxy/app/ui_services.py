@@ -99,10 +99,16 @@ def _row(number: int, service: Service, rows: list[control_lists.Row]) -> Row:
         "type": service.type,
         "left": rows[0]["not_proxied"],
         "ports": [[row["port"], row["protocol"], row["number"]] for row in rows if row["number"]],
-        "address": next(iter(service.cluster_ips.values()), "") or service.external_name,
+        "address": _address(service),
         "ready": sum(row["endpoints"]["ready"] for row in rows),
         "total": sum(row["endpoints"]["total"] for row in rows),
     }
+
+
+def _address(service: Service) -> str:
+    if service.type == "ExternalName":
+        return service.external_name
+    return next(iter(service.cluster_ips.values()), "")
 
 
 def _seen(rows: list[control_lists.Row]) -> Seen:

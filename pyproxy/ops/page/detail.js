@@ -185,8 +185,9 @@ export class Detail {
       const isWell = found.action === "forward" && found.checks.every((check) => check.ok);
       set(this.verdict, { class: `verdict ${isWell ? "good" : found.action === "forward" ? "doubt" : this.service.left ? "left" : "bad"}` });
       setText(this.verdict, verdict(found));
-      this.checks.replaceChildren(...found.checks.map((check) => h("li", { class: check.ok ? "good" : "bad" },
-        h("span", { class: "tick", "aria-label": check.ok ? "well" : "not well", role: "img" }, check.ok ? "✓" : "✗"),
+      const isLeft = Boolean(this.service.left); // then that is how it should be
+      this.checks.replaceChildren(...found.checks.map((check) => h("li", { class: check.ok || isLeft ? "good" : "bad" },
+        isLeft ? null : h("span", { class: "tick", "aria-label": check.ok ? "well" : "not well", role: "img" }, check.ok ? "✓" : "✗"),
         h("div", {}, h("b", {}, checkName(check.check)), " ", check.detail,
           check.fix ? h("div", { class: "fix" }, "To mend: ", check.fix) : null))));
     } catch (fault) {

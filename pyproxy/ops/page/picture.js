@@ -249,7 +249,7 @@ class ServiceNode {
     setText(this.own, clipped(service.name, room));
     set(this.sub, { x: width - 7, y: (middle + 13).toFixed(1), "text-anchor": "end" });
     const doing = service.weight ? `${rate(service.connections)} · ${byteRate(service.bytes)}`
-      : service.state === "failing" ? service.why : service.active ? `${count(service.active)} open` : "quiet";
+      : service.left ? "not proxied" : service.state === "failing" ? service.why : service.active ? `${count(service.active)} open` : "quiet";
     setText(this.sub, clipped(doing, Math.floor((width - 12) / 6)));
   }
 }
