@@ -167,13 +167,11 @@ class Agent:
                 await self._leaving.leave(inputs, has_health_port="health" in self.urls)
                 if not (asked.is_set() or change.seen.is_set()):
                     await first(asked, self._succession.asked)
-                await self._leaving.make_room(ports)
-                if self._leaving.has_successor:
-                    await self._pipeline.close()
+                room = group.create_task(self._make_room(ports))
                 await self._leaving.drain(stop, self._settings.drain_timeout_s)
                 if self._succession.asked.is_set():
                     await self._leaving.stand_by(stop)
-                for task in (*ports, *lasting):
+                for task in (room, *ports, *lasting):
                     task.cancel()
             change.check()
         except BaseExceptionGroup as faults:
@@ -183,6 +181,10 @@ class Agent:
             self._access_log.close()
             self._nft.close()
             await self._pipeline.close()
+
+    async def _make_room(self, ports: list[asyncio.Task[None]]) -> None:
+        await self._leaving.make_room(ports)
+        await self._pipeline.close()
 
     def _make_forwarder(self) -> Forwarding:
         settings = self._settings

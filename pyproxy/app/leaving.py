@@ -57,10 +57,12 @@ class Leaving:
         self._succession.left.set()
 
     async def make_room(self, ports: list[asyncio.Task[None]]) -> None:
-        """Leave HTTP ports and UDP flows to a successor, if there is one by now."""
-        self.has_successor = self.has_successor or self._succession.asked.is_set()
-        if self.has_successor:
-            await cancelled(ports)
+        """Leave HTTP ports and UDP flows to a successor, once there is one."""
+        if not self.has_successor:
+            await self._succession.asked.wait()
+            self.has_successor = True
+            await self._forwarding.stop_listening(has_successor=True)
+        await cancelled(ports)
 
     async def stand_by(self, stop: Stop) -> None:
         """Wait, after another agent took over, until asked to stop.

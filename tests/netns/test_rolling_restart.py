@@ -60,6 +60,26 @@ def test_clients_stay_where_they_stick_also_where_they_would_not_begin(tmp_path:
             assert sticky.names == {"a"}
 
 
+def test_an_agent_that_drains_already_makes_room_for_one_that_comes(tmp_path: Path) -> None:
+    with served(tmp_path) as lab:
+        old = NodeAgent(lab.node, tmp_path, *DRAIN, number=1).serving()
+        with Load(lab.pods[0]) as kept, Load(lab.pods[0]) as anew:
+            kept.keep(PLAIN)
+            kept.all_again()
+            old.terminate()
+            old.until("draining: 10 connections are live")
+            new = NodeAgent(lab.node, tmp_path, *DRAIN, number=2).serving()
+            new.until("control socket at")
+            new.until("health on")
+            anew.connect_again(PLAIN)
+            anew.fresh(PLAIN)
+            for load in (kept, anew):
+                load.all_again()
+                assert load.tally.bad == {}
+        assert "keeps its control socket" not in new.log
+        assert old.ended() == 0
+
+
 def test_an_agent_that_has_left_ends_when_its_successor_is_gone(tmp_path: Path) -> None:
     with served(tmp_path) as lab:
         old = NodeAgent(lab.node, tmp_path, number=1).serving()
