@@ -53,7 +53,7 @@ class _Bucket:
 
     def __init__(self, rate: float, now_s: float) -> None:
         self._rate = rate
-        self._most = max(1.0, rate * _BURST_S)
+        self._most = max(rate * _BURST_S, 1.0)
         self._at_s = now_s
         self.tokens = self._most
 
@@ -73,7 +73,7 @@ class Limiter:
     def __init__(self, rate: float) -> None:
         self.left_out = 0
         self._rate = rate
-        self._scarce = max(1.0, rate * _BURST_S) / 2
+        self._scarce = max(rate * _BURST_S, 1.0) / 2
         self._total: _Bucket | None = None
         self._shares: dict[tuple[str, str, str], _Bucket] = {}  # the longest silent first
 
