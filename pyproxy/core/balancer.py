@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from pyproxy.core.affinity import AffinityTable, EndpointKey, Pin
 from pyproxy.core.outlier import Outliers
 from pyproxy.core.policies import BY_CHANCE, policy_of
-from pyproxy.core.rendezvous import owner
+from pyproxy.core.rendezvous import flow_owner, owner
 from pyproxy.core.slow_start import SlowStart
 from pyproxy.model.endpoint import Endpoint
 from pyproxy.model.table import Backend
@@ -99,7 +99,7 @@ class Pool:
             if self._slow_start:
                 usable = self._without_resting(usable, now_s)
             if flow and backend.options.balance in BY_CHANCE:
-                endpoint = owner(flow, usable)
+                endpoint = flow_owner(flow, usable)
             else:
                 endpoint = self._policy(usable, client)
         key = endpoint.address, endpoint.port
