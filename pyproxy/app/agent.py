@@ -6,103 +6,48 @@ connections until the drain time is over, then the rest.
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from pyproxy.app import control, privileges, ui
-from pyproxy.app.access_log import AccessLog, AccessLogSettings
+from pyproxy.app.access_log import AccessLog
+from pyproxy.app.agent_settings import AgentSettings
 from pyproxy.app.config_file import Change
 from pyproxy.app.control_parts import Parts
+from pyproxy.app.data_plane import data_plane
 from pyproxy.app.descriptors import raise_descriptor_limit
-from pyproxy.app.endpoint_counts import tell_endpoints
 from pyproxy.app.faults import cause_of
-from pyproxy.app.forwarding import Forwarding, InProcess
 from pyproxy.app.leaving import Leaving
 from pyproxy.app.loops import loop_factory
 from pyproxy.app.pipeline import Pipeline
 from pyproxy.app.recent_errors import RecentErrors
 from pyproxy.app.steered import SteeredForwarder
+from pyproxy.app.steering import route_of
 from pyproxy.app.stop import Stop
 from pyproxy.app.succession import Role, Succession
 from pyproxy.app.tasks import Tasks, first, start
 from pyproxy.app.vitals import keep_vitals
-from pyproxy.app.worker_settings import WorkersSettings
-from pyproxy.app.workers import Workers
-from pyproxy.config import HostPort, ProxyConfig
-from pyproxy.config.own import Steering as SteeringConfig
-from pyproxy.core.balancer import Balancer
+from pyproxy.config import HostPort
 from pyproxy.core.health import ProxyHealth
 from pyproxy.core.store import Store
-from pyproxy.forward.forwarder import Forwarder
-from pyproxy.forward.records import Ends, EndsSettings
-from pyproxy.forward.settings import ForwardSettings
 from pyproxy.forward.source import FIRST_PORT, LAST_PORT
 from pyproxy.metrics import Exposition, Metrics
-from pyproxy.metrics.endpoint_series import EndpointSeries
 from pyproxy.model.events import Event
 from pyproxy.ops import control as control_socket
 from pyproxy.ops import web
 from pyproxy.ops.events import ApiSink, EventPublisher, EventSink, LogSink, started
-from pyproxy.source.apiserver import ApiServerSettings, ApiServerSource
+from pyproxy.source.apiserver import ApiServerSource
 from pyproxy.source.manifests import ManifestSource
 from pyproxy.steer import addresses
 from pyproxy.steer.bridge import BridgeReplies
 from pyproxy.steer.migration import keep_waiting_clients
 from pyproxy.steer.nft import Nft
-from pyproxy.steer.reconciler import Steering, SteerSettings
-from pyproxy.steer.routes import PolicyRoute
+from pyproxy.steer.reconciler import Steering
 
 log = logging.getLogger(__name__)
-
-
-class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent is set to. Times are seconds.
-
-    config_file: a change of it ends the agent (20.2). configz: what /configz answers.
-    manifests: files and directories to read; empty: the API server is watched, as `api` says.
-    steer: how packets for addresses that this host does not have are brought here; None: not at
-    all.
-    workers: processes that forward; 0: this one does. worker_patience_s: how long one may take to
-    answer before it is killed, and replaced.
-    access_log: what is written of connections. endpoint_series: the most series of endpoints; 0:
-    there are none.
-    metrics, health, page: where their HTTP ports listen; page: None for none, and page_hosts are
-    further names that it may be asked for by. kubeproxy_metrics: whether kube-proxy's names
-    are shown as well. control_sockets: the places for the control
-    socket, of which the first is taken that may be used; empty: there is none. http_retry_s: until
-    one that is taken is tried again.
-    min_sync_period_s: between two updates of the forwarder. sync_period_s: until a failed one is
-    tried again, and half the time after which a waiting one makes the proxy unhealthy.
-    """
-
-    proxy: ProxyConfig
-    config_file: str | None = None
-    configz: dict[str, Any] = {}
-    manifests: tuple[str, ...] = ()
-    api: ApiServerSettings = ApiServerSettings()
-    forward: ForwardSettings = ForwardSettings()
-    workers: int = 0
-    worker_patience_s: float = 10.0
-    log_format: Literal["text", "json"] = "text"
-    access_log: AccessLogSettings = AccessLogSettings()
-    endpoint_series: int = 0
-    steer: SteerSettings | None = None
-    metrics: HostPort = HostPort("127.0.0.1", 10249)
-    health: HostPort = HostPort("0.0.0.0", 10256)  # noqa: S104  probes and load balancers ask it
-    page: HostPort | None = None
-    page_hosts: tuple[str, ...] = ()
-    control_sockets: tuple[str, ...] = ()
-    kubeproxy_metrics: bool = True
-    http_retry_s: float = web.BIND_RETRY_S
-    drain_timeout_s: float = 30.0
-    min_sync_period_s: float = 0.05
-    sync_period_s: float = 30.0
 
 
 class Agent:
@@ -122,7 +67,7 @@ class Agent:
         self._draining = asyncio.Event()
         self._errors = RecentErrors(self.metrics, _unix_s)
         self._access_log = AccessLog(settings.access_log, self.store, self.metrics, _unix_s)
-        self._forwarder = self._make_forwarder()
+        self._forwarder = data_plane(settings, self.metrics, self._access_log)
         # Two agents that steer on one node are an older and a newer one.
         self._is_shared = settings.steer is not None
         places = settings.control_sockets if self._is_shared else ()
@@ -185,30 +130,6 @@ class Agent:
     async def _make_room(self, ports: list[asyncio.Task[None]]) -> None:
         await self._leaving.make_room(ports)
         await self._pipeline.close()
-
-    def _make_forwarder(self) -> Forwarding:
-        settings = self._settings
-        ends_settings = EndsSettings(
-            access=settings.access_log.rules, counts_endpoints=settings.endpoint_series > 0
-        )
-        if settings.endpoint_series:
-            self.metrics.endpoint_series = EndpointSeries(settings.endpoint_series)
-        if settings.workers:
-            workers = WorkersSettings(
-                count=settings.workers,
-                forward=settings.forward,
-                ends=ends_settings,
-                drain_timeout_s=settings.drain_timeout_s,
-                log_format=settings.log_format,
-                patience_s=settings.worker_patience_s,
-            )
-            return Workers(workers, self.metrics, self._access_log.add)
-        ends = Ends(ends_settings, random.random, time.monotonic)
-        self._access_log.take = ends.take
-        report = partial(tell_endpoints, ends, self.metrics)
-        balancer, clock = Balancer(random.random), time.monotonic
-        forward = msgspec.structs.replace(settings.forward, reuse_port=settings.steer is not None)
-        return InProcess(Forwarder(forward, balancer, self.metrics, clock, ends=ends), report)
 
     def _role(self) -> Role:
         settings = self._settings
@@ -344,27 +265,6 @@ class Agent:
                 for (address, port, protocol), reason in sorted(faults.items())
             ],
         }
-
-
-def steer_settings(numbers: SteeringConfig) -> SteerSettings:
-    """The numbers that the configuration gives to steering."""
-    return SteerSettings(
-        mark=numbers.mark,
-        route_table=numbers.route_table,
-        rule_priority=numbers.rule_priority,
-        checks_pods=numbers.check_pod_sources,
-    )
-
-
-def route_of(settings: SteerSettings) -> PolicyRoute:
-    """The policy route of these numbers."""
-    return PolicyRoute(settings.mark, settings.route_table, settings.rule_priority)
-
-
-async def cleanup(settings: SteerSettings) -> None:
-    """Remove everything that steering has put into the kernel. Raises PyproxyError."""
-    await Steering(Nft(), route_of(settings), settings).cleanup()
-    await BridgeReplies(Nft(), (FIRST_PORT, LAST_PORT)).cleanup()
 
 
 def _unix_s() -> float:

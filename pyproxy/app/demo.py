@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 import pyproxy
-from pyproxy.app.agent import Agent, AgentSettings
+from pyproxy.app.agent import Agent
+from pyproxy.app.agent_settings import AgentSettings
 from pyproxy.app.stop import Stop
 from pyproxy.config import HostPort, NodePortAddresses, ProxyConfig
 from pyproxy.errors import PyproxyError

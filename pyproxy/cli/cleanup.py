@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _clean_kernel(config: str | None) -> int:
     import asyncio
 
-    from pyproxy.app.agent import cleanup, steer_settings
+    from pyproxy.app.steering import cleanup, steer_settings
     from pyproxy.cli.settings import read_configuration
 
     settings = steer_settings(read_configuration(config).pyproxy.steering)

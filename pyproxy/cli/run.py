@@ -9,7 +9,7 @@ from pyproxy.errors import ConfigError, PyproxyError
 
 if TYPE_CHECKING:
     from pyproxy.app.access_log import AccessLogSettings
-    from pyproxy.app.agent import AgentSettings
+    from pyproxy.app.agent_settings import AgentSettings
     from pyproxy.config import Configuration, ProxyConfig
     from pyproxy.config.own import AccessLog
     from pyproxy.forward.settings import ForwardSettings
@@ -95,7 +95,8 @@ def settings(arguments: argparse.Namespace, configuration: "Configuration") -> "
     """What a configuration asks for, flags included. Raises ConfigError."""
     import msgspec
 
-    from pyproxy.app.agent import AgentSettings, steer_settings
+    from pyproxy.app.agent_settings import AgentSettings
+    from pyproxy.app.steering import steer_settings
     from pyproxy.config.kinds import NO_PAGE
     from pyproxy.source.apiserver import ApiServerSettings
 

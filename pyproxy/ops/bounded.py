@@ -7,9 +7,11 @@ been there for longest is cut off: a question takes milliseconds, and is over lo
 """
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
 from aiohttp import web
+
+from pyproxy.ops import http_log
 
 # For each port. A kubelet, a load balancer's probes and some Prometheus servers hold a dozen.
 MOST_CONNECTIONS = 100
@@ -31,12 +33,16 @@ class _Bounded:
 
 
 class BoundedAppRunner(web.AppRunner):
-    """Serves an application, to at most so many at a time."""
+    """Serves an application, to at most so many at a time; signals and the log are the agent's."""
 
-    def __init__(
-        self, application: web.Application, *, most: int = MOST_CONNECTIONS, **more: Any
-    ) -> None:
-        super().__init__(application, **more)
+    def __init__(self, application: web.Application, *, most: int = MOST_CONNECTIONS) -> None:
+        super().__init__(
+            application,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=1.0,
+            logger=http_log.log,
+        )
         self._most = most
 
     @property

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from pyproxy import __version__
 from pyproxy.errors import PyproxyError
-from pyproxy.ops import http_log
+from pyproxy.ops.bounded import BoundedAppRunner
 from pyproxy.ops.control_places import VERSION
 
 log = logging.getLogger(__name__)
@@ -64,13 +64,7 @@ async def serve(
     application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_answer_faults])
     for (method, path), handler in routes.items():
         application.router.add_route(method, path, _answering(handler))
-    runner = web.AppRunner(
-        application,
-        access_log=None,
-        handle_signals=False,
-        shutdown_timeout=1.0,
-        logger=http_log.log,
-    )
+    runner = BoundedAppRunner(application)
     await runner.setup()
     try:
         sock, path = await _bound(places, retry_s)

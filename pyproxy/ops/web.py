@@ -19,7 +19,6 @@ from aiohttp import web
 from pyproxy.core.health import ProxyHealth
 from pyproxy.metrics import Exposition, Metrics
 from pyproxy.model.addresses import join_host_port
-from pyproxy.ops import http_log
 from pyproxy.ops.bounded import MOST_CONNECTIONS, BoundedAppRunner
 from pyproxy.ops.scrapes import Scrapes
 
@@ -115,14 +114,7 @@ async def serve_application(
     most_connections: int = MOST_CONNECTIONS,
 ) -> None:
     """Serve an application, likewise."""
-    runner = BoundedAppRunner(
-        application,
-        most=most_connections,
-        access_log=None,
-        handle_signals=False,
-        shutdown_timeout=1.0,
-        logger=http_log.log,
-    )
+    runner = BoundedAppRunner(application, most=most_connections)
     await runner.setup()
     try:
         on_bound(await _bind(runner, name, address, port, retry_s, may_share))

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from pyproxy.app.agent import AgentSettings
+from pyproxy.app.agent_settings import AgentSettings
 from pyproxy.model.addresses import family_of, is_loopback
 from pyproxy.source.apiserver import ApiServerSettings
 from pyproxy.steer.addresses import local_addresses

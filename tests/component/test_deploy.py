@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pyproxy import __version__, cli
-from pyproxy.app.agent import AgentSettings
+from pyproxy.app.agent_settings import AgentSettings
 from pyproxy.cli.settings import parse_file
 from pyproxy.config import Configuration
 from pyproxy.errors import ApiError

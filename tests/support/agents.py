@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from pyproxy.app.agent import Agent, AgentSettings
+from pyproxy.app.agent import Agent
+from pyproxy.app.agent_settings import AgentSettings
 from pyproxy.app.stop import Stop
 from pyproxy.config import HostPort, ProxyConfig
 from tests.support.builders import Json, make_port, make_service, make_slice
