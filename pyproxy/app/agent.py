@@ -15,6 +15,7 @@ from typing import Any
 from pyproxy.app import control, privileges, ui
 from pyproxy.app.access_log import AccessLog
 from pyproxy.app.agent_settings import AgentSettings
+from pyproxy.app.anew import begin_anew, reap_former_workers
 from pyproxy.app.config_file import Change
 from pyproxy.app.control_parts import Parts
 from pyproxy.app.data_plane import data_plane
@@ -109,6 +110,9 @@ class Agent:
                 inputs = start(group, self._inputs())
                 asked, change = stop.asked, self._change
                 await first(asked, self._draining, self._succession.asked, change.seen)
+                if change.seen.is_set() and self._settings.workers:
+                    self._access_log.close()
+                    begin_anew([worker["pid"] for worker in self._forwarder.detail()])
                 await self._leaving.leave(inputs, has_health_port="health" in self.urls)
                 if not (asked.is_set() or change.seen.is_set()):
                     await first(asked, self._succession.asked)
@@ -180,6 +184,7 @@ class Agent:
             "the access log": self._access_log.run(),
             "the look at this process": keep_vitals(self.metrics, self._forwarder.count_ejected),
             "the follower of errors": self._errors.follow(),
+            "the end of former workers": reap_former_workers(),
         }
 
     def _control_parts(self) -> Parts:

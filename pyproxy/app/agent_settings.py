@@ -15,7 +15,7 @@ from pyproxy.steer.reconciler import SteerSettings
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent is set to. Times are seconds.
 
-    config_file: a change of it ends the agent (20.2). configz: what /configz answers.
+    config_file: a change of it starts the agent anew (20.2). configz: what /configz answers.
     manifests: files and directories to read; empty: the API server is watched, as `api` says.
     steer: how packets for addresses that this host does not have are brought here; None: not at
     all.

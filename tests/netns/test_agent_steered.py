@@ -289,14 +289,14 @@ def objects_of(listing: str) -> list[str]:
     return [line for line in listing.splitlines() if "{ # handle" in line]
 
 
-def test_a_change_of_the_configuration_file_ends_the_agent(tmp_path: Path) -> None:
+def test_a_change_of_the_configuration_file_ends_an_agent_without_workers(tmp_path: Path) -> None:
     with cluster("routed") as lab:
         manifests = tmp_path / "manifests"
         manifests.mkdir()
         config = tmp_path / "config.yaml"
         config.write_text(CONFIG)
         write_single(manifests, lab)
-        running = start(lab.node, config, manifests)
+        running = start(lab.node, config, manifests, workers=0)
         config.write_text(CONFIG + "drainTimeout: 1s\n")
         assert running.wait(timeout=30) == 1
         assert running.stderr is not None

@@ -146,16 +146,31 @@ def test_with_a_full_disk_it_serves_and_says_what_is_missing(tmp_path: Path) -> 
         subprocess.run(["umount", str(full)], check=True)
 
 
-def test_a_changed_configuration_lets_connections_drain(tmp_path: Path) -> None:
+def test_a_changed_configuration_is_taken_into_use_and_nobody_notices(tmp_path: Path) -> None:
+    with served(tmp_path) as lab:
+        agent = NodeAgent(lab.node, tmp_path, "--drain-timeout", "180s").serving()
+        former = set(agent.workers())
+        config = tmp_path / "config.yaml"
+        with loaded(lab) as loads:
+            config.write_text(config.read_text() + "maxUdpFlows: 5000\n")
+            until(lambda: agent.log.count("listening on") == 2, lambda: agent.log)
+            go_on(*loads)
+            told("configuration", *loads)
+            assert [load.tally.bad for load in loads] == [{}, {}, {}], agent.log
+        assert len(set(agent.workers()) - former) == 2
+        for pid in former:
+            agent.kill(pid)
+        until(lambda: not former & set(agent.workers()), lambda: agent.log)  # nor as zombies
+        assert agent.process.poll() is None
+
+
+def test_a_configuration_that_cannot_be_used_is_told_of_and_changes_nothing(tmp_path: Path) -> None:
     with served(tmp_path) as lab:
         agent = NodeAgent(lab.node, tmp_path).serving()
-        with Load(lab.pods[0]) as kept:
-            kept.keep(PLAIN, KEPT)
-            kept.until("messages", 10)
-            config = tmp_path / "config.yaml"
-            config.write_text(config.read_text() + "drainTimeout: 20s\n")
-            agent.until(f"draining: {KEPT} connections are live")
-            kept.until("messages", 100)
-            assert kept.tally.bad == {}
-        assert agent.ended() == 1
-        assert "has changed: ending, to be started again with it" in agent.log
+        workers = agent.workers()
+        config = tmp_path / "config.yaml"
+        config.write_text(config.read_text() + "maxUdpFlows: many\n")
+        agent.until("what was read before stays in use")
+        with loaded(lab) as loads:
+            assert [load.tally.bad for load in loads] == [{}, {}, {}], agent.log
+        assert agent.workers() == workers
