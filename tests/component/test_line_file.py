@@ -29,17 +29,25 @@ def file(path: Path) -> Iterator[LineFile]:
     made.close()
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    """Let this process write files of so many bytes at most: then writing fails, as on a full disk.
+# Where the disk of `nearly_full` begins to end: no other file of this process, as the one that the
+# tests' output goes to, is so long.
+HOLE = 1 << 32
 
-    Ended by itself, since logs and coverage are files too.
-    """
+
+@pytest.fixture
+def nearly_full() -> Iterator[Callable[[int], None]]:
+    """Let so many bytes be written behind the hole: then writing fails, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (HOLE + most, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, ignored)
+
+
+def behind_the_hole(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(HOLE)
+        return file.read()
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -99,20 +107,21 @@ def test_a_directory_that_is_missing_is_told_at_once_and_used_when_it_is_there(
 def test_a_full_disk_loses_lines_that_are_counted_and_tears_none(
     path: Path,
     file: LineFile,
-    small_files: Callable[[int], None],
+    nearly_full: Callable[[int], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     until(path.exists)
-    small_files(10)
+    os.truncate(path, HOLE)
+    nearly_full(10)
     for expected in (3, 6):
         file.write([b"one\n", b"two\n", b"three\n"])
         until(lambda expected=expected: sum(file.tally) == expected)  # type: ignore[misc]
     assert file.tally == (2, 4)
-    assert path.read_bytes() == b"one\ntwo\nth"
-    small_files(1000)
+    assert behind_the_hole(path) == b"one\ntwo\nth"
+    nearly_full(1000)
     file.write([b"four\n"])
     until(lambda: file.tally == (3, 4))
-    assert path.read_bytes() == b"one\ntwo\nth\nfour\n"
+    assert behind_the_hole(path) == b"one\ntwo\nth\nfour\n"
     assert [r.levelname for r in caplog.records if "access log" in r.message].count("ERROR") == 1
 
 
