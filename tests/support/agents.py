@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -110,6 +112,16 @@ class Process:
         self._reader.join(timeout=30)
         return status
 
+    def kill(self) -> None:
+        """Kill it and its workers, which would go on serving for a while."""
+        pid = self.process.pid
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            self.process.kill()
+            for worker in workers:
+                os.kill(int(worker), signal.SIGKILL)
+        self.wait()
+
 
 @contextlib.contextmanager
 def process(*arguments: str) -> Iterator[Process]:
@@ -124,7 +136,6 @@ def process(*arguments: str) -> Iterator[Process]:
     try:
         yield started
     finally:
-        started.process.kill()
-        started.wait()
+        started.kill()
         assert started.process.stderr is not None
         started.process.stderr.close()
