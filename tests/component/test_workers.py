@@ -410,7 +410,8 @@ def test_workers_outlive_a_killed_agent_only_to_drain(tmp_path: Path, loop: str)
     vip = new_address()
     with socket.create_server((new_address(), 0)) as backend:
         agents.write(tmp_path / "a.yaml", *agents.web(vip, VIP_PORT, backend.getsockname()))
-        options = ("--workers", "2", "--loop", loop)
+        # They serve for a third of it, in case that another agent starts.
+        options = ("--workers", "2", "--loop", loop, "--drain-timeout", "9")
         with agents.process("--manifests", str(tmp_path), *options) as running:
             running.wait_for("listening on 1 addresses and ports")
             workers = worker_pids(running)
