@@ -4,6 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SOAK_MINUTES ?= 10
+TEST_PROCESSES ?= 3
 IMAGE ?= pyproxy:dev
 KUBECTL := kubectl --context kind-pyproxy
 .DEFAULT_GOAL := help
@@ -24,7 +25,7 @@ demo: venv ## three backends, two Services, one killed endpoint: no cluster, no 
 
 test: venv system-packages ## every test, with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=90
 	$(BIN)/coverage report --fail-under=100 --include='pyproxy/core/*,pyproxy/model/*'

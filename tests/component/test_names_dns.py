@@ -166,7 +166,7 @@ def test_addresses_that_do_not_fit_beside_the_answer_are_left_out_without_a_word
         (b"\0\1\1\0\0\0\0\0\0\0\0\0", "FORMERR"),
         (b"\0\1\1\0\0\1\0\0\0\0\0\0\xc0\x0c\0\1\0\1", "FORMERR"),  # a name that points at itself
         (b"\0\1\1\0\0\2\0\0\0\0\0\0\0\0\1\0\1\0\0\1\0\1", "FORMERR"),  # two questions
-        (dns.update.UpdateMessage("cluster.local").to_wire(), "NOTIMP"),
+        (dns.update.UpdateMessage("cluster.local", id=1).to_wire(), "NOTIMP"),
     ],
 )
 def test_what_is_no_question_gets_a_code_and_the_id(wire: bytes, rcode: str) -> None:
