@@ -184,6 +184,8 @@ class Direction:
         try:
             size = self.source.recv_into(self._buffer)
         except BlockingIOError:
+            if seen != _MESSAGE:
+                owner.on_relay_events(events, self, back)
             return
         except OSError:
             owner.on_outcome(self, "source_lost")
@@ -249,7 +251,10 @@ class Direction:
                 try:
                     size = self.source.recv_into(self._buffer)
                 except BlockingIOError:
-                    return "blocked"
+                    # Behind a FIN there is always something to read, the end at last. And yet the
+                    # kernel says so at an urgent mark, when a signal is pending
+                    # (tcp_recvmsg_locked); no edge would tell of it again.
+                    return "turn_over" if self.source_ended else "blocked"
                 except OSError:
                     return "source_lost"
                 if not size:

@@ -4,11 +4,13 @@ import asyncio
 import hashlib
 import os
 import socket
+from typing import Any
 
 import pytest
 
 from pyproxy.forward.pipes import PipePool
 from pyproxy.forward.relay import TURN_BYTES
+from pyproxy.forward.sockets import RawSocket
 from tests.support.backends import (
     VIP_PORT,
     answer_at_end,
@@ -339,6 +341,40 @@ async def test_small_messages_are_sent_at_once_and_silent_peers_are_probed() -> 
                 assert leg.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                 await until(lambda s=leg: s.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1)  # type: ignore[misc]
                 assert leg.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+
+
+class Hesitant:
+    """A socket whose next read says that there is nothing, as at an urgent mark after a signal."""
+
+    def __init__(self, sock: RawSocket) -> None:
+        self._sock = sock
+        self._hesitates = True
+
+    def recv_into(self, buffer: memoryview) -> int:
+        if self._hesitates:
+            self._hesitates = False
+            raise BlockingIOError
+        return self._sock.recv_into(buffer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+@pytest.mark.parametrize("flags", [0, socket.MSG_OOB], ids=["plain", "urgent"])
+async def test_a_read_that_finds_nothing_before_the_end_is_made_again(flags: int) -> None:
+    vip, loop = new_address(), asyncio.get_running_loop()
+    async with tcp_backend(new_address(), echo) as endpoint, rig() as it:
+        it.serve(frontend_of(vip, backend_of([endpoint])))
+        with await connect(vip) as client:
+            await loop.sock_sendall(client, b"hello")
+            assert await loop.sock_recv(client, 10) == b"hello"
+            (connection,) = it.forwarder._connections.live()
+            direction = connection.to_endpoint
+            assert direction is not None
+            direction.source = Hesitant(direction.source)  # type: ignore[assignment]
+            client.send(b"!", flags)
+            client.shutdown(socket.SHUT_WR)  # before the forwarder has its turn
+            assert await read_all(client) == b"!"
 
 
 async def test_a_fault_ends_its_own_connection_only(
