@@ -77,6 +77,8 @@ class RecentErrors:
         for number, (name, counters) in enumerate(ports):
             if number % _PORTS_IN_A_TURN == _PORTS_IN_A_TURN - 1:
                 yield
+            if not (counters.attempts or counters.closed):  # most of 10,000 never had a client
+                continue
             errors = _errors(counters)
             if not errors:
                 continue

@@ -62,6 +62,8 @@ from pyproxy.model.table import Frontend, FrontendKey, VipTable
 log = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 0.5
+# Every so many reports it is looked at all pools for ejected endpoints: 4 ms for 10,000 Services.
+_REPORTS_TO_A_LOOK = 4
 # Pins that wait to be sent; more new clients than this at one time are not all told of.
 _MAX_PINS = 10_000
 _ROOM_RETRY_S = 0.1
@@ -222,11 +224,12 @@ class Worker:
 
     async def _report(self) -> None:
         """Tell now and then what was counted, and what could be bound after all."""
-        while True:
+        for number in itertools.count():
             due_s = self._clock() + REPORT_INTERVAL_S
             await asyncio.sleep(REPORT_INTERVAL_S)
             self._vitals = vitals_now(self._clock() - due_s)
-            self._forwarder.count_ejected()
+            if number % _REPORTS_TO_A_LOOK == 0:
+                self._forwarder.count_ejected()
             self._send_records()
             self._send_endpoint_counts()
             for part in self._counts.service_ports():
